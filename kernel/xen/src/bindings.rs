@@ -4,6 +4,7 @@
 
 #![allow(missing_docs, non_camel_case_types, non_upper_case_globals, non_snake_case)]
 #![allow(unreachable_pub, clippy::all, clippy::undocumented_unsafe_blocks)]
+#![allow(clippy::multiple_unsafe_ops_per_block)]
 
 pub const XEN_CPUID_NO_SUBLEAF: u32 = 4294967295;
 pub const XEN_EMULATE_PREFIX: &[u8; 34] = b".byte 0x0f,0x0b,0x78,0x65,0x6e ; \0";
