@@ -1,1 +1,6 @@
-//! Skeleton.
+//! What the domain drives: netback, PCI, NICs.
+
+#![cfg_attr(target_os = "none", no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;

@@ -1,1 +1,20 @@
-//! Skeleton.
+//! What the domain is: memory, lent pages, packets, the switch, the event loop.
+//!
+//! `unsafe` stands only in [`arch`] and [`memory`]; the rest is safe code that
+//! builds and tests on the host.
+
+#![cfg_attr(target_os = "none", no_std)]
+#![deny(unsafe_code)]
+
+extern crate alloc;
+
+mod leak;
+#[allow(unsafe_code)]
+pub mod memory;
+pub mod packet;
+pub mod pages;
+mod pools;
+pub mod switch;
+
+pub use leak::leaked;
+pub use pools::{HEADROOM, Limits, Pools, Private};

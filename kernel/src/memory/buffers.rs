@@ -1,0 +1,243 @@
+//! Packet buffers: two sizes of cells cut from pages of our own RAM at start.
+//!
+//! A [`Buffer`] is the right to a cell. It moves into a device's ring or a packet
+//! and comes back through [`Buffers::give`]; it cannot be copied. Sharing counts
+//! the owners, and a shared cell cannot be written.
+
+use alloc::vec::Vec;
+use core::mem;
+use core::ops::Range;
+use core::ptr::NonNull;
+use core::slice;
+
+use xen::{LocalFrame, LocalRegion, PAGE_SIZE};
+
+use crate::leak;
+
+/// A buffer's size class.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Size {
+    /// 256 bytes: a packet's headers, or a whole small packet.
+    Small,
+    /// 2048 bytes: a whole packet of up to 1522 bytes, with headroom.
+    Large,
+}
+
+impl Size {
+    /// The cell's length in bytes. Divides a page, so no cell crosses one.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::Small => 256,
+            Self::Large => 2048,
+        }
+    }
+}
+
+/// The right to one cell.
+#[must_use = "a buffer ends by Buffers::give"]
+#[derive(PartialEq, Eq, Debug)]
+pub struct Buffer {
+    size: Size,
+    index: u32,
+}
+
+impl Buffer {
+    /// The cell's size class.
+    pub const fn size(&self) -> Size {
+        self.size
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        leak::note("a packet buffer");
+    }
+}
+
+/// A run of pages of our own RAM, handed over for good.
+#[derive(Debug)]
+pub struct Ram {
+    base: NonNull<u8>,
+    first: LocalFrame,
+    pages: usize,
+}
+
+impl Ram {
+    /// Takes `pages` pages at `base`, whose frames follow each other from `first`.
+    ///
+    /// # Safety
+    /// The memory is page-aligned, initialised, belongs to nobody else and stays
+    /// for as long as the program runs; `first` and its followers are its frames.
+    pub const unsafe fn new(base: NonNull<u8>, first: LocalFrame, pages: usize) -> Self {
+        Self { base, first, pages }
+    }
+
+    /// How many pages.
+    pub const fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Cuts the first `pages` pages off; `None` if there are fewer.
+    pub fn split(&mut self, pages: usize) -> Option<Self> {
+        let rest = self.pages.checked_sub(pages)?;
+        let first = Self { base: self.base, first: self.first, pages };
+        // SAFETY: `pages` is within this run, as just checked.
+        self.base = unsafe { self.base.add(pages * PAGE_SIZE) };
+        self.first = Self::frame(self.first, pages);
+        self.pages = rest;
+        Some(first)
+    }
+
+    /// The address of the run's first byte.
+    pub(super) const fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// The run's first frame.
+    pub(super) const fn first(&self) -> LocalFrame {
+        self.first
+    }
+
+    /// The frame `pages` after `first`, within one run.
+    pub(super) fn frame(first: LocalFrame, pages: usize) -> LocalFrame {
+        // SAFETY: frames of a run follow each other (the contract of `new`), and
+        // callers stay within the run.
+        unsafe { LocalFrame::new(first.number() + pages as u64) }
+    }
+}
+
+/// All packet buffers of the domain.
+#[derive(Debug)]
+pub struct Buffers {
+    small: Class,
+    large: Class,
+}
+
+impl Buffers {
+    /// Cuts `small` and `large` into cells.
+    pub fn new(small: Ram, large: Ram) -> Self {
+        Self { small: Class::new(small, Size::Small), large: Class::new(large, Size::Large) }
+    }
+
+    /// Takes a buffer; `None` when there is none left.
+    pub fn take(&mut self, size: Size) -> Option<Buffer> {
+        let class = self.class_mut(size);
+        let index = class.free.pop()?;
+        class.owners[index as usize] = 1;
+        Some(Buffer { size, index })
+    }
+
+    /// One more owner for the same bytes, which nobody can write while there are
+    /// two. `None` when there are too many owners.
+    pub fn share(&mut self, buffer: &Buffer) -> Option<Buffer> {
+        let owners = &mut self.class_mut(buffer.size).owners[buffer.index as usize];
+        *owners = owners.checked_add(1)?;
+        Some(Buffer { size: buffer.size, index: buffer.index })
+    }
+
+    /// Ends an ownership; the last one frees the cell.
+    pub fn give(&mut self, buffer: Buffer) {
+        let Buffer { size, index } = buffer;
+        mem::forget(buffer);
+        let class = self.class_mut(size);
+        let owners = &mut class.owners[index as usize];
+        *owners -= 1;
+        if *owners == 0 {
+            class.free.push(index);
+        }
+    }
+
+    /// The cell's bytes.
+    pub fn bytes(&self, buffer: &Buffer) -> &[u8] {
+        let cell = self.class(buffer.size).cell(buffer.index, buffer.size);
+        // SAFETY: the cell is RAM of ours. While a device or a hypercall writes it
+        // nobody can be here: its `Buffer` is then inside the device's ring, and
+        // `CopyBatch::run` borrows all buffers exclusively.
+        unsafe { slice::from_raw_parts(cell.as_ptr(), buffer.size.bytes()) }
+    }
+
+    /// The cell's bytes, to be written; `None` while there is another owner.
+    pub fn bytes_mut(&mut self, buffer: &mut Buffer) -> Option<&mut [u8]> {
+        let class = self.class_mut(buffer.size);
+        if class.owners[buffer.index as usize] != 1 {
+            return None;
+        }
+        let cell = class.cell(buffer.index, buffer.size);
+        // SAFETY: as in `bytes`; there is one owner, and both it and the pool are
+        // borrowed exclusively.
+        Some(unsafe { slice::from_raw_parts_mut(cell.as_ptr(), buffer.size.bytes()) })
+    }
+
+    /// Copies `range` of one cell to `at` of another and returns how many bytes it
+    /// copied: none if a range leaves its cell or `to` has another owner.
+    pub fn copy(
+        &mut self,
+        from: &Buffer,
+        range: Range<usize>,
+        to: &mut Buffer,
+        at: usize,
+    ) -> usize {
+        let Some(source) = self.bytes(from).get(range) else { return 0 };
+        let (source, len) = (source.as_ptr(), source.len());
+        let Some(target) = self.bytes_mut(to) else { return 0 };
+        let Some(target) = target.get_mut(at..).and_then(|rest| rest.get_mut(..len)) else {
+            return 0;
+        };
+        // SAFETY: `to` has one owner and `from` is another, so the cells differ;
+        // both ranges were just checked, and nothing moved in between.
+        unsafe { core::ptr::copy_nonoverlapping(source, target.as_mut_ptr(), len) };
+        len
+    }
+
+    /// Where in RAM a part of the cell lies, for a copy or a device; `None` if
+    /// `range` leaves the cell.
+    pub fn region(&self, buffer: &Buffer, range: Range<usize>) -> Option<LocalRegion> {
+        let size = buffer.size.bytes();
+        if range.end > size {
+            return None;
+        }
+        let len = range.end.checked_sub(range.start)?;
+        let at = buffer.index as usize * size;
+        let frame = Ram::frame(self.class(buffer.size).ram.first(), at / PAGE_SIZE);
+        LocalRegion::new(frame, at % PAGE_SIZE + range.start, len)
+    }
+
+    /// How many cells of a size are free.
+    pub fn free(&self, size: Size) -> usize {
+        self.class(size).free.len()
+    }
+
+    fn class(&self, size: Size) -> &Class {
+        match size {
+            Size::Small => &self.small,
+            Size::Large => &self.large,
+        }
+    }
+
+    fn class_mut(&mut self, size: Size) -> &mut Class {
+        match size {
+            Size::Small => &mut self.small,
+            Size::Large => &mut self.large,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Class {
+    ram: Ram,
+    free: Vec<u32>,
+    owners: Vec<u16>,
+}
+
+impl Class {
+    fn new(ram: Ram, size: Size) -> Self {
+        let cells = ram.pages() * (PAGE_SIZE / size.bytes());
+        let owners = alloc::vec![0; cells];
+        Self { free: (0..cells as u32).rev().collect(), owners, ram }
+    }
+
+    fn cell(&self, index: u32, size: Size) -> NonNull<u8> {
+        // SAFETY: only `take` makes indices, from the cells counted in `new`.
+        unsafe { self.ram.base().add(index as usize * size.bytes()) }
+    }
+}
