@@ -11,12 +11,15 @@ extern crate alloc;
 
 mod abi;
 pub mod bindings;
+pub mod console;
 mod domain;
 pub mod event;
 pub mod frame;
 pub mod grant;
+pub mod hypercall;
 mod hypervisor;
 pub mod page;
+pub mod time;
 
 pub use domain::DomainId;
 pub use frame::{ForeignFrame, LocalFrame, LocalRegion};
