@@ -12,7 +12,8 @@ target=x86_64-unknown-none
 version=$(rustc --version | cut -d' ' -f2)
 build=$(rustc --version --verbose | sed -n 's/^commit-hash: //p' | cut -c1-12)
 cache=${CAUSEWAY_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/causeway}
-sysroot=$cache/sysroot-$version-$build
+recipe=$(cksum < "$0" | cut -d' ' -f1)
+sysroot=$cache/sysroot-$version-$build-$recipe
 libraries=lib/rustlib/$target/lib
 if [ -d "$sysroot/$libraries" ]; then
     echo "$sysroot"
@@ -27,18 +28,18 @@ trap 'rm -rf "$work"' EXIT
 # Unpacks Debian's rust-src of the compiler's version and names its library/.
 debian_sources() {
     cd "$work"
-    apt-get download "rust-src=$version*" >&2 2>/dev/null || {
+    apt-get download "rust-src=$version*" >/dev/null 2>&1 || {
         # Not in this release: look into the backports of the next one, through a
         # sources list of our own that leaves the machine's alone.
-        mirror=${MIRROR:-$(grep -rhoE 'https?://[^ ]+/debian/?( |$)' /etc/apt/sources.list /etc/apt/sources.list.d | head -n 1)}
+        mirror=${MIRROR:-$(grep -rhsoE 'https?://[^ ]+/debian/?( |$)' /etc/apt/sources.list /etc/apt/sources.list.d | head -n 1)}
         echo "deb $mirror trixie-backports main" > list
         options="-o Dir::Etc::sourcelist=$work/list -o Dir::Etc::sourceparts=- -o Dir::State::lists=$work/lists"
         mkdir -p lists/partial
         # shellcheck disable=SC2086
-        apt-get $options update >&2 && apt-get $options download "rust-src=$version*" >&2
+        { apt-get $options update && apt-get $options download "rust-src=$version*"; } >&2
     }
     dpkg -x rust-src_*.deb debian
-    find "$work/debian" -type d -path '*/library' | head -n 1
+    echo "$work/debian/usr/src/rustc-$version/library"
 }
 
 sources=${RUST_LIBRARY_SRC:-}
@@ -60,11 +61,12 @@ name = "empty"
 edition = "2024"
 [profile.release]
 panic = "abort"
+codegen-units = 1
 MANIFEST
 echo '#![no_std]' > "$work/empty/src/lib.rs"
 cd "$work/empty"
-env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u CARGO_TARGET_DIR -u MAKEFLAGS \
-    RUSTC_BOOTSTRAP=1 RUSTC="$(rustup which rustc 2>/dev/null || command -v rustc)" \
+env -u CARGO_ENCODED_RUSTFLAGS -u CARGO_TARGET_DIR -u MAKEFLAGS \
+    RUSTFLAGS="-C embed-bitcode=yes" RUSTC_BOOTSTRAP=1 RUSTC="$(rustup which rustc 2>/dev/null || command -v rustc)" \
     __CARGO_TESTS_ONLY_SRC_ROOT="$sources" \
     cargo build --quiet --release --target $target --target-dir "$work/target" \
     -Zbuild-std=core,alloc,compiler_builtins -Zbuild-std-features=compiler-builtins-mem >&2

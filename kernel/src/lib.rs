@@ -8,6 +8,12 @@
 
 extern crate alloc;
 
+#[cfg(target_os = "none")]
+#[allow(unsafe_code)]
+pub mod arch;
+#[cfg(target_os = "none")]
+pub mod console;
+pub mod events;
 mod leak;
 #[allow(unsafe_code)]
 pub mod memory;

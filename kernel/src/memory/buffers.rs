@@ -7,7 +7,7 @@
 use alloc::vec::Vec;
 use core::mem;
 use core::ops::Range;
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 use core::slice;
 
 use xen::{LocalFrame, LocalRegion, PAGE_SIZE};
@@ -63,6 +63,20 @@ pub struct Ram {
 }
 
 impl Ram {
+    /// Takes the pages of a range of physical addresses that is mapped 1:1.
+    ///
+    /// # Safety
+    /// As [`new`](Self::new).
+    pub unsafe fn identity(range: Range<u64>) -> Option<Self> {
+        let base = NonNull::new(ptr::with_exposed_provenance_mut(range.start as usize))?;
+        let page = PAGE_SIZE as u64;
+        // SAFETY: the caller's contract.
+        let first = unsafe { LocalFrame::new(range.start / page) };
+        let pages = (range.end.saturating_sub(range.start) / page) as usize;
+        // SAFETY: the caller's contract.
+        Some(unsafe { Self::new(base, first, pages) })
+    }
+
     /// Takes `pages` pages at `base`, whose frames follow each other from `first`.
     ///
     /// # Safety
@@ -185,7 +199,7 @@ impl Buffers {
         };
         // SAFETY: `to` has one owner and `from` is another, so the cells differ;
         // both ranges were just checked, and nothing moved in between.
-        unsafe { core::ptr::copy_nonoverlapping(source, target.as_mut_ptr(), len) };
+        unsafe { ptr::copy_nonoverlapping(source, target.as_mut_ptr(), len) };
         len
     }
 

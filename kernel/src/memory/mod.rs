@@ -3,10 +3,16 @@
 
 mod buffers;
 mod copy;
+#[cfg(target_os = "none")]
+pub mod heap;
+mod layout;
 mod registers;
 mod shared;
+mod window;
 
 pub use buffers::{Buffer, Buffers, Ram, Size};
 pub use copy::CopyBatch;
+pub use layout::{DEVICES, Layout, LayoutError};
 pub use registers::{Mmio, Registers};
 pub use shared::{DmaPage, DmaPages};
+pub use window::Window;

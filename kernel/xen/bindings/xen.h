@@ -12,6 +12,7 @@
 #include <xen/version.h>
 #include <xen/features.h>
 #include <xen/errno.h>
+#include <xen/elfnote.h>
 #include <xen/physdev.h>
 #include <xen/hvm/hvm_op.h>
 #include <xen/hvm/params.h>

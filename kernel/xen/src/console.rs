@@ -102,9 +102,13 @@ mod tests {
         assert_eq!(console.write(&text), 0);
         daemon.store(OUTPUT_CONSUMED, daemon.load(OUTPUT_PRODUCED).wrapping_sub(5));
         assert_eq!(console.write(b"hello, world"), 12);
-        let mut seen = [0; 12];
-        let at = (daemon.load(OUTPUT_PRODUCED).wrapping_sub(12) % OUTPUT_SIZE) as usize;
-        daemon.read_bytes(OUTPUT + at, &mut seen);
+        let end = daemon.load(OUTPUT_PRODUCED);
+        let seen = [12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1].map(|back| {
+            let mut byte = [0];
+            let at = end.wrapping_sub(back) % OUTPUT_SIZE;
+            daemon.read_bytes(OUTPUT + at as usize, &mut byte);
+            byte[0]
+        });
         assert_eq!(&seen, b"hello, world");
     }
 

@@ -17,6 +17,10 @@ pub struct SharedPage {
     base: NonNull<u8>,
 }
 
+// SAFETY: every access to the page is atomic, and whoever else writes it is not
+// bound to a thread either.
+unsafe impl Send for SharedPage {}
+
 impl SharedPage {
     /// Wraps the page at `base`.
     ///

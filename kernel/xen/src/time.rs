@@ -16,6 +16,11 @@ pub struct Clock {
     record: NonNull<u8>,
 }
 
+// SAFETY: every access to the record is an atomic load.
+unsafe impl Send for Clock {}
+// SAFETY: as above.
+unsafe impl Sync for Clock {}
+
 /// One consistent reading of the record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Reading {
@@ -39,6 +44,12 @@ impl Clock {
     /// The time since the host started.
     pub fn now(&self) -> Instant {
         let (reading, tsc) = self.read();
+        reading.at(tsc)
+    }
+
+    /// When the time stamp counter was `tsc`.
+    pub fn at(&self, tsc: u64) -> Instant {
+        let (reading, _) = self.read();
         reading.at(tsc)
     }
 
@@ -80,11 +91,12 @@ impl Clock {
 
 impl Reading {
     fn at(self, tsc: u64) -> Instant {
-        let passed = u128::from(tsc.wrapping_sub(self.tsc));
+        // Signed: the counter may have been read before the record was written.
+        let passed = i128::from(tsc.wrapping_sub(self.tsc).cast_signed());
         let scaled =
             if self.shift < 0 { passed >> -i32::from(self.shift) } else { passed << self.shift };
-        let nanoseconds = (scaled * u128::from(self.multiplier)) >> 32;
-        Instant(self.nanoseconds.wrapping_add(nanoseconds as u64))
+        let nanoseconds = (scaled * i128::from(self.multiplier)) >> 32;
+        Instant(self.nanoseconds.wrapping_add_signed(nanoseconds as i64))
     }
 }
 
@@ -101,6 +113,7 @@ mod tests {
         assert_eq!(shifted.at(3_000), Instant(6_000));
         let narrowed = Reading { shift: -1, multiplier: u32::MAX, ..reading };
         assert_eq!(narrowed.at(3_000), Instant(5_999));
+        assert_eq!(reading.at(900), Instant(4_950), "before the record");
         let long = reading.at(1_000 + 2_000_000_000 * 86_400 * 365);
         assert_eq!(long, Instant(5_000 + 1_000_000_000 * 86_400 * 365));
     }

@@ -1,0 +1,120 @@
+//! From the first instruction to a domain that has memory, time, events and a
+//! console.
+
+use core::fmt;
+use core::ptr::{self, NonNull};
+
+use kernel::arch::{apic, cpu, interrupts};
+use kernel::memory::{Layout, LayoutError, Ram, Window, heap};
+use kernel::{console, events};
+use xen::bindings::{HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN};
+use xen::console::Console;
+use xen::event::{EventPort, Upcalls};
+use xen::hypercall::{self, MemoryRange, Xen};
+use xen::time::Clock;
+use xen::{Errno, PAGE_SIZE, SharedPage};
+
+use crate::start_info::StartInfo;
+
+/// Bytes of heap.
+const HEAP: usize = 3 << 20;
+
+unsafe extern "C" {
+    /// The first address above the image, from the linker script.
+    static image_end: u8;
+}
+
+/// What the parts of the domain are made from.
+pub struct Domain {
+    /// The hypervisor.
+    pub xen: Xen,
+    /// Time.
+    pub clock: Clock,
+    /// RAM for packets and devices.
+    pub ram: Ram,
+    /// Places for guests' pages.
+    pub window: Window,
+    /// The console's event.
+    pub console_port: EventPort,
+    /// The domain's memory in bytes.
+    pub memory: u64,
+}
+
+/// Why the domain cannot start.
+pub enum Error {
+    NotXen,
+    NoStartInfo,
+    Hypercall(&'static str, Errno),
+    Layout(LayoutError),
+    TooLittleMemory,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotXen => write!(f, "this is not a Xen domain"),
+            Self::NoStartInfo => write!(f, "no PVH start info"),
+            Self::Hypercall(what, error) => write!(f, "{what}: {error}"),
+            Self::Layout(error) => write!(f, "{error}"),
+            Self::TooLittleMemory => write!(f, "too little memory"),
+        }
+    }
+}
+
+fn hypercall<T>(what: &'static str, result: Result<T, Errno>) -> Result<T, Error> {
+    result.map_err(|error| Error::Hypercall(what, error))
+}
+
+/// Brings the domain up.
+pub fn bring_up(start_info: u32) -> Result<Domain, Error> {
+    hypercall::detect().ok_or(Error::NotXen)?;
+    cpu::enable_write_back();
+    // SAFETY: once, with interrupts off.
+    unsafe { interrupts::load() };
+
+    let start_info = StartInfo::read(start_info).ok_or(Error::NoStartInfo)?;
+    let mut map = [MemoryRange::default(); 64];
+    let ranges = hypercall("memory map", hypercall::memory_map(&mut map))?;
+    let used = start_info.end.max(&raw const image_end as u64);
+    let layout = Layout::new(&map[..ranges], used).map_err(Error::Layout)?;
+
+    // SAFETY: RAM by the toolstack's map, above the image and all that the domain
+    // builder left; page tables map it 1:1.
+    let ram = unsafe { Ram::identity(layout.free) };
+    let mut ram = ram.ok_or(Error::TooLittleMemory)?;
+    heap::start(&ram.split(HEAP / PAGE_SIZE).ok_or(Error::TooLittleMemory)?);
+    // SAFETY: a hole by the same map, below 4 GiB and so mapped 1:1.
+    let mut window = unsafe { Window::new(layout.window) };
+
+    let frame = window.take().ok_or(Error::TooLittleMemory)?;
+    hypercall("shared information", hypercall::map_shared_info(&frame))?;
+    let shared_info = page_at(frame.address()).ok_or(Error::TooLittleMemory)?;
+    // SAFETY: mapped for good: the frame is never given back.
+    let clock = unsafe { Clock::new(shared_info) };
+    let xen = Xen::new(clock);
+
+    let console_frame = hypercall("console page", hypercall::hvm_param(HVM_PARAM_CONSOLE_PFN))?;
+    let console_port = hypercall("console port", hypercall::hvm_param(HVM_PARAM_CONSOLE_EVTCHN))?;
+    let console_port = EventPort(console_port as u32);
+    if let Some(page) = page_at(console_frame * PAGE_SIZE as u64) {
+        // SAFETY: the console's page, which the toolstack set up for the domain's
+        // life, in identity-mapped memory.
+        let page = unsafe { SharedPage::new(page) };
+        console::start(xen, Console::new(page), console_port);
+    }
+
+    // In this order: an upcall that comes while the APIC is off stays latched.
+    apic::enable(interrupts::SPURIOUS_VECTOR);
+    hypercall("upcall vector", hypercall::set_upcall_vector(interrupts::UPCALL_VECTOR))?;
+    // SAFETY: the shared information page, mapped for good.
+    events::start(unsafe { Upcalls::new(shared_info) });
+    // The console is bound already; it may be masked.
+    let _ = hypercall::unmask(console_port);
+
+    Ok(Domain { xen, clock, ram, window, console_port, memory: layout.ram_end })
+}
+
+/// The page at a physical address, which is mapped 1:1.
+fn page_at(address: u64) -> Option<NonNull<u8>> {
+    NonNull::new(ptr::with_exposed_provenance_mut(address as usize))
+}

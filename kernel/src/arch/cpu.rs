@@ -1,0 +1,61 @@
+//! Processor state that the firmware would have set up.
+
+use core::arch::x86_64::_rdtsc;
+use core::ptr;
+
+use x86_64::instructions::interrupts;
+use x86_64::registers::model_specific::Msr;
+
+/// IA32_MTRR_DEF_TYPE (Intel SDM vol. 3, 12.11.2.1).
+const MTRR_DEFAULT_TYPE: u32 = 0x2ff;
+/// MTRRs on, fixed ranges off, write-back everywhere.
+const WRITE_BACK: u64 = 0x806;
+
+/// Makes all memory write-back, as page tables then decide alone. With MTRRs off,
+/// as an HVM domain starts, an Intel host runs a domain that has a device with all
+/// of its memory uncached. Each effective change flushes the caches of every
+/// processor of the host, so there is at most one.
+pub fn enable_write_back() {
+    let mut msr = Msr::new(MTRR_DEFAULT_TYPE);
+    // SAFETY: the register is architectural; reading it has no effect.
+    let now = unsafe { msr.read() };
+    if now != WRITE_BACK {
+        // SAFETY: write-back is right for RAM; devices' memory is uncached by our
+        // page tables.
+        unsafe { msr.write(WRITE_BACK) };
+    }
+}
+
+/// Cycles for one read of cached memory, the best of several; hundreds where
+/// memory is uncached.
+pub fn memory_read_cycles() -> u64 {
+    let word = 0u64;
+    (0..64)
+        .map(|_| {
+            let start = timestamp();
+            for _ in 0..16 {
+                // SAFETY: a live local.
+                unsafe { ptr::read_volatile(&raw const word) };
+            }
+            (timestamp() - start) / 16
+        })
+        .min()
+        .unwrap_or(0)
+}
+
+/// The time stamp counter.
+pub fn timestamp() -> u64 {
+    // SAFETY: reading the counter has no precondition.
+    unsafe { _rdtsc() }
+}
+
+/// Sleeps until an interrupt unless `busy` finds work. Interrupts are off while it
+/// looks and come on together with the sleep, so none falls in between.
+pub fn sleep_unless(busy: impl FnOnce() -> bool) {
+    interrupts::disable();
+    if busy() {
+        interrupts::enable();
+    } else {
+        interrupts::enable_and_hlt();
+    }
+}

@@ -1,0 +1,194 @@
+//! Interrupts and exceptions.
+//!
+//! Handlers acknowledge and mark; all work is the event loop's. They can run twice
+//! for one event, and one inside another, without harm. Exceptions are defects of
+//! ours and end in a panic.
+
+use core::arch::global_asm;
+use core::fmt;
+
+use x86_64::VirtAddr;
+use x86_64::instructions::tables::lidt;
+use x86_64::registers::control::Cr2;
+use x86_64::registers::segmentation::{CS, Segment};
+use x86_64::structures::DescriptorTablePointer;
+
+use super::apic;
+use crate::events;
+
+/// The vector of event channel upcalls.
+pub const UPCALL_VECTOR: u8 = 0x20;
+/// The first vector of message-signalled device interrupts.
+pub const DEVICE_VECTOR: u8 = 0x30;
+/// How many vectors devices have.
+pub const DEVICE_VECTORS: u8 = 4;
+/// What the local APIC raises when an interrupt went away meanwhile.
+pub const SPURIOUS_VECTOR: u8 = 0xff;
+
+/// The interrupt descriptor table (Intel SDM vol. 3, 7.11): a gate a vector.
+static mut TABLE: [u128; 256] = [0; 256];
+
+global_asm!(
+    r#"
+    .macro save
+    push rax
+    push rcx
+    push rdx
+    push rsi
+    push rdi
+    push r8
+    push r9
+    push r10
+    push r11
+    cld
+    .endm
+    .macro restore
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rdi
+    pop rsi
+    pop rdx
+    pop rcx
+    pop rax
+    iretq
+    .endm
+    // Aligns the stack to 16 bytes for the call, and back.
+    .macro aligned_call function
+    push rbp
+    mov rbp, rsp
+    and rsp, -16
+    call \function
+    mov rsp, rbp
+    pop rbp
+    .endm
+
+    .section .text.interrupts, "ax", @progbits
+upcall_entry:
+    save
+    aligned_call {upcall}
+    restore
+spurious_entry:
+    iretq
+    .altmacro
+    .macro device_entry number
+device_entry_\number:
+    save
+    mov edi, \number
+    aligned_call {device}
+    restore
+    .endm
+    device_entry 0
+    device_entry 1
+    device_entry 2
+    device_entry 3
+
+    // Exceptions: vector, error code (or 0), then the processor's frame. Vectors
+    // that bring an error code: Intel SDM vol. 3, table 7-1.
+    .macro exception vector
+    .balign 32
+    .if (\vector == 8) || ((\vector >= 10) && (\vector <= 14)) || (\vector == 17) || (\vector == 21)
+    .else
+    push 0
+    .endif
+    push \vector
+    mov rdi, rsp
+    and rsp, -16
+    call {exception}
+    .endm
+    .balign 32
+exception_entries:
+    .set vector, 0
+    .rept 32
+    exception %vector
+    .set vector, vector + 1
+    .endr
+    .noaltmacro
+"#,
+    upcall = sym upcall,
+    device = sym device,
+    exception = sym exception,
+);
+
+unsafe extern "C" {
+    fn upcall_entry();
+    fn spurious_entry();
+    fn device_entry_0();
+    fn device_entry_1();
+    fn device_entry_2();
+    fn device_entry_3();
+    /// 32 entries, 32 bytes each.
+    fn exception_entries();
+}
+
+/// Loads the table. Interrupts stay off until the event loop first sleeps.
+///
+/// # Safety
+/// Called once, before interrupts are on.
+pub unsafe fn load() {
+    let exceptions = exception_entries as *const () as u64;
+    let devices = [device_entry_0, device_entry_1, device_entry_2, device_entry_3];
+    let vectors = (0..32)
+        .map(|vector| (vector, exceptions + 32 * u64::from(vector)))
+        .chain((DEVICE_VECTOR..).zip(devices.map(|entry| entry as *const () as u64)))
+        .chain([
+            (UPCALL_VECTOR, upcall_entry as *const () as u64),
+            (SPURIOUS_VECTOR, spurious_entry as *const () as u64),
+        ]);
+    let table = &raw mut TABLE;
+    for (vector, handler) in vectors {
+        // SAFETY: a `u8` indexes all of the table, which is not loaded yet.
+        unsafe { (*table)[usize::from(vector)] = gate(handler) };
+    }
+    let pointer = DescriptorTablePointer {
+        limit: (size_of::<[u128; 256]>() - 1) as u16,
+        base: VirtAddr::from_ptr(table),
+    };
+    // SAFETY: a static table, whose gates lead to handlers that keep all registers.
+    unsafe { lidt(&pointer) };
+}
+
+/// A present interrupt gate of ring 0 without a stack of its own.
+fn gate(handler: u64) -> u128 {
+    const PRESENT_INTERRUPT_GATE: u64 = 0x8e00 << 32;
+    let selector = u64::from(CS::get_reg().0) << 16;
+    let low = handler & 0xffff | selector | PRESENT_INTERRUPT_GATE | (handler & 0xffff_0000) << 32;
+    u128::from(low) | u128::from(handler >> 32) << 64
+}
+
+extern "C" fn upcall() {
+    events::collect();
+    apic::end_of_interrupt();
+}
+
+extern "C" fn device(number: u32) {
+    events::mark_device(number);
+    apic::end_of_interrupt();
+}
+
+/// What an exception's entry code left on the stack.
+#[repr(C)]
+struct Exception {
+    vector: u64,
+    error: u64,
+    instruction: u64,
+    code_segment: u64,
+    flags: u64,
+    stack: u64,
+}
+
+impl fmt::Display for Exception {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { vector, error, instruction, stack, .. } = self;
+        write!(f, "exception {vector} (error {error:#x}) at {instruction:#x}, stack {stack:#x}")?;
+        if *vector == 14 {
+            write!(f, ", address {:#x}", Cr2::read_raw())?;
+        }
+        Ok(())
+    }
+}
+
+extern "C" fn exception(frame: &Exception) -> ! {
+    panic!("{frame}")
+}

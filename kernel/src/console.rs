@@ -1,0 +1,141 @@
+//! The domain's voice: log lines to the PV console, without ever waiting for it.
+
+use core::fmt::{self, Write};
+
+use heapless::{Deque, String};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use spin::Mutex;
+use xen::Hypervisor;
+use xen::console::Console;
+use xen::event::EventPort;
+use xen::hypercall::{self, Xen};
+
+/// Bytes kept for a console that is slow to read.
+const BACKLOG: usize = 16 << 10;
+/// The longest line; longer ones are cut.
+const LINE: usize = 512;
+
+struct Sink {
+    xen: Xen,
+    console: Console,
+    port: EventPort,
+    backlog: Deque<u8, BACKLOG>,
+    /// Bytes that found the backlog full.
+    lost: u64,
+}
+
+static SINK: Mutex<Option<Sink>> = Mutex::new(None);
+static LOGGER: Logger = Logger;
+
+/// Sends log lines to `console` from now on.
+pub fn start(xen: Xen, console: Console, port: EventPort) {
+    *SINK.lock() = Some(Sink { xen, console, port, backlog: Deque::new(), lost: 0 });
+    // Fails only if a logger was set before, and there is but this one.
+    let _ = log::set_logger(&LOGGER);
+    log::set_max_level(LevelFilter::Info);
+}
+
+/// Moves on what the console had no room for. To be called on its events.
+pub fn flush() {
+    if let Some(sink) = SINK.lock().as_mut() {
+        sink.flush();
+    }
+}
+
+/// Reads what was typed.
+pub fn read(into: &mut [u8]) -> usize {
+    match SINK.lock().as_mut() {
+        Some(sink) => {
+            let len = sink.console.read(into);
+            if len > 0 {
+                sink.xen.notify(sink.port);
+            }
+            len
+        }
+        None => 0,
+    }
+}
+
+/// Says the last words, to the console as far as it takes them and to the
+/// hypervisor's log. Takes no lock that its caller could hold.
+pub fn last_words(words: fmt::Arguments<'_>) {
+    let mut line = String::<LINE>::new();
+    // A line that is cut is better than none.
+    let _ = write!(line, "causeway: {words}");
+    let _ = line.push('\n');
+    hypercall::log_write(line.as_bytes());
+    if let Some(mut sink) = SINK.try_lock()
+        && let Some(sink) = sink.as_mut()
+    {
+        sink.push(line.as_bytes());
+        sink.flush();
+    }
+}
+
+impl Sink {
+    fn push(&mut self, text: &[u8]) {
+        for &byte in text {
+            if self.backlog.push_back(byte).is_err() {
+                self.lost += 1;
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let mut written = 0;
+        loop {
+            let (front, _) = self.backlog.as_slices();
+            let count = self.console.write(front);
+            if count == 0 {
+                break;
+            }
+            written += count;
+            for _ in 0..count {
+                self.backlog.pop_front();
+            }
+        }
+        if written > 0 {
+            self.xen.notify(self.port);
+        }
+        if self.lost > 0 && self.backlog.is_empty() {
+            let mut line = String::<LINE>::new();
+            let _ = writeln!(line, "causeway: {} bytes of log were lost", self.lost);
+            self.lost = 0;
+            self.push(line.as_bytes());
+        }
+    }
+}
+
+struct Logger;
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let mut line = String::<LINE>::new();
+        let level = match record.level() {
+            Level::Error => "error: ",
+            Level::Warn => "warning: ",
+            Level::Info => "",
+            Level::Debug | Level::Trace => "debug: ",
+        };
+        let _ = write!(line, "causeway: {level}{}", record.args());
+        if line.len() == LINE {
+            line.pop();
+        }
+        let _ = line.push('\n');
+        if let Some(sink) = SINK.lock().as_mut() {
+            sink.push(line.as_bytes());
+            sink.flush();
+        }
+    }
+
+    fn flush(&self) {
+        flush();
+    }
+}

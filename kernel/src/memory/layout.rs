@@ -1,0 +1,118 @@
+//! Which of the domain's physical addresses are used for what.
+
+use core::fmt;
+use core::ops::Range;
+
+use xen::PAGE_SIZE;
+use xen::hypercall::MemoryRange;
+
+/// Bytes of holes set aside for guests' pages: 2048 frames. A small domain's
+/// paging pool pays a page for each 2 MiB of it (NETBACK-SPEC H-7).
+const WINDOW: u64 = 8 << 20;
+/// What a huge page covers; the window takes whole ones, so that no page table is
+/// shared between RAM and holes.
+const HUGE_PAGE: u64 = 2 << 20;
+/// Where devices' memory begins: the range in which BARs are assigned.
+pub const DEVICES: Range<u64> = 0xf000_0000..0xfc00_0000;
+
+/// Where what is. Addresses in bytes, page-aligned.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Layout {
+    /// RAM that nothing uses yet.
+    pub free: Range<u64>,
+    /// The end of all RAM below 4 GiB.
+    pub ram_end: u64,
+    /// A hole for frames that are not ours: shared information, guests' pages.
+    pub window: Range<u64>,
+}
+
+/// Why a memory map is of no use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LayoutError {
+    /// The image does not lie in RAM.
+    NoRam,
+    /// RAM leaves no hole below the devices' memory.
+    NoHole,
+}
+
+impl fmt::Display for LayoutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRam => write!(f, "the memory map has no RAM where the image is"),
+            Self::NoHole => write!(f, "no room below 3.75 GiB beside the RAM: set memory= lower"),
+        }
+    }
+}
+
+impl Layout {
+    /// Lays out the memory of `map`, where everything below `used` in the image's
+    /// range of RAM is taken.
+    pub fn new(map: &[MemoryRange], used: u64) -> Result<Self, LayoutError> {
+        let ranges = || {
+            map.iter().map(|range| {
+                let (base, size, kind) = (range.base, range.size, range.kind);
+                (base..base.saturating_add(size), kind)
+            })
+        };
+        let ram = || ranges().filter(|(_, kind)| *kind == MemoryRange::RAM).map(|(range, _)| range);
+        let own = ram().find(|range| range.contains(&used)).ok_or(LayoutError::NoRam)?;
+        let ram_end = ram()
+            .filter(|range| range.start < DEVICES.start)
+            .map(|range| range.end)
+            .max()
+            .ok_or(LayoutError::NoRam)?;
+        // Above all RAM, and clear of whatever else the map lists there.
+        let mut start = ram_end.next_multiple_of(HUGE_PAGE);
+        while let Some((taken, _)) =
+            ranges().find(|(range, _)| range.start < start + WINDOW && start < range.end)
+        {
+            start = taken.end.checked_next_multiple_of(HUGE_PAGE).ok_or(LayoutError::NoHole)?;
+        }
+        if start + WINDOW > DEVICES.start {
+            return Err(LayoutError::NoHole);
+        }
+        let page = PAGE_SIZE as u64;
+        let free = used.next_multiple_of(page)..own.end / page * page;
+        Ok(Self { free, ram_end, window: start..start + WINDOW })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(base: u64, end: u64, kind: u32) -> MemoryRange {
+        MemoryRange { base, size: end - base, kind }
+    }
+
+    #[test]
+    fn a_small_domain_has_its_window_above_its_ram() {
+        let map = [range(1 << 20, 16 << 20, 1)];
+        let layout = Layout::new(&map, 0x18_0123).unwrap();
+        assert_eq!(layout.free, 0x18_1000..16 << 20);
+        assert_eq!(layout.window, 16 << 20..24 << 20);
+    }
+
+    #[test]
+    fn reserved_ranges_and_odd_ends_are_kept_clear_of() {
+        let map = [
+            range(0, 0xa_0000, 1),
+            range(1 << 20, 0x13f_f123, 1),
+            range(0x150_0000, 0x160_0000, 2),
+            range(0xfeff_8000, 0x1_0000_0000, 2),
+        ];
+        let layout = Layout::new(&map, 2 << 20).unwrap();
+        assert_eq!(layout.free, 2 << 20..0x13f_f000);
+        assert_eq!(layout.window, 0x160_0000..0x1e0_0000);
+    }
+
+    #[test]
+    fn memory_maps_of_no_use_are_refused() {
+        assert_eq!(Layout::new(&[], 1 << 20), Err(LayoutError::NoRam));
+        let full = [range(1 << 20, 0xf000_0000, 1)];
+        assert_eq!(Layout::new(&full, 2 << 20), Err(LayoutError::NoHole));
+        let lying =
+            [range(1 << 20, 16 << 20, 1), MemoryRange { base: 16 << 20, size: u64::MAX, kind: 2 }];
+        assert_eq!(Layout::new(&lying, 2 << 20), Err(LayoutError::NoHole));
+    }
+}
