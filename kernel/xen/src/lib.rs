@@ -14,11 +14,14 @@ pub mod bindings;
 pub mod console;
 mod domain;
 pub mod event;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake_store;
 pub mod frame;
 pub mod grant;
 pub mod hypercall;
 mod hypervisor;
 pub mod page;
+pub mod store;
 pub mod time;
 
 pub use domain::DomainId;
