@@ -6,6 +6,7 @@ mod copy;
 #[cfg(target_os = "none")]
 pub mod heap;
 mod layout;
+mod mapped;
 mod registers;
 mod shared;
 mod window;
@@ -13,6 +14,7 @@ mod window;
 pub use buffers::{Buffer, Buffers, Ram, Size};
 pub use copy::CopyBatch;
 pub use layout::{DEVICES, Layout, LayoutError};
+pub use mapped::{MapError, MappedPage};
 pub use registers::{Mmio, Registers};
 pub use shared::{DmaPage, DmaPages};
 pub use window::Window;

@@ -9,6 +9,7 @@ use xen::{ForeignFrame, PAGE_SIZE};
 #[derive(Debug)]
 pub struct Window {
     free: Vec<ForeignFrame>,
+    quarantined: usize,
 }
 
 impl Window {
@@ -21,12 +22,12 @@ impl Window {
         let page = PAGE_SIZE as u64;
         let numbers = range.start / page..range.end / page;
         // SAFETY: the caller's contract; each number is taken once.
-        Self { free: numbers.rev().map(|number| unsafe { ForeignFrame::new(number) }).collect() }
+        Self::of(numbers.rev().map(|number| unsafe { ForeignFrame::new(number) }).collect())
     }
 
     /// A window of given frames.
     pub fn of(frames: Vec<ForeignFrame>) -> Self {
-        Self { free: frames }
+        Self { free: frames, quarantined: 0 }
     }
 
     /// Takes a frame; `None` when there is none left.
@@ -37,6 +38,17 @@ impl Window {
     /// Gives a frame back, once Xen confirmed that nothing is mapped there (O-14).
     pub fn give(&mut self, frame: ForeignFrame) {
         self.free.push(frame);
+    }
+
+    /// Keeps a frame out of use for ever: something may still be mapped there.
+    pub fn quarantine(&mut self, frame: ForeignFrame) {
+        self.quarantined += 1;
+        log::error!("frame {:#x} cannot be unmapped and is out of use", frame.number());
+    }
+
+    /// How many frames are out of use.
+    pub fn quarantined(&self) -> usize {
+        self.quarantined
     }
 
     /// How many frames are free.
