@@ -1,5 +1,9 @@
 //! A packet on its way through the domain.
 
+pub mod checksum;
+mod headers;
+mod mac;
+
 use alloc::boxed::Box;
 
 use xen::LocalRegion;
@@ -7,11 +11,13 @@ use xen::LocalRegion;
 use crate::memory::{Buffer, Buffers};
 use crate::pages::{Hold, ShardId};
 
+pub use headers::{
+    Addresses, ETHERNET_HEADER, Ethernet, HeaderError, Ip, Protocol, Transport, Version,
+};
+pub use mac::{MacAddress, MalformedMac};
+
 /// The most fragments a packet has: one per slot of a request chain (P-9).
 pub const MAX_FRAGMENTS: usize = 18;
-
-/// The smallest frame: an Ethernet header.
-pub const ETHERNET_HEADER: usize = 14;
 
 /// What is known of a packet's transport checksum (P-14).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]

@@ -1,0 +1,256 @@
+//! Internet checksums (RFC 1071).
+//!
+//! Sums are made in the processor's own byte order: the one's complement sum of
+//! words read with their bytes swapped is the swapped sum, so what is written back
+//! the same way is right on the wire.
+
+use super::headers::{HeaderError, Protocol, Transport};
+
+/// Finishes the partial checksum of a whole frame in our memory
+/// ([`Checksum::Partial`](super::Checksum::Partial), NETBACK-SPEC P-14).
+///
+/// The sum that the frontend left in the field is not trusted but made anew.
+///
+/// # Errors
+/// Where the frame holds no whole TCP segment or UDP datagram; it is left as it
+/// was.
+pub fn finish(frame: &mut [u8]) -> Result<(), HeaderError> {
+    let transport = Transport::parse(frame, frame.len())?;
+    if transport.ip.routed {
+        return Err(HeaderError::Routed);
+    }
+    // Parsed against the frame's own length: every range below is inside.
+    let field = transport.checksum()..transport.checksum() + 2;
+    frame[field.clone()].fill(0);
+    let total = sum(pseudo_header(&transport), &frame[transport.ip.addresses()]);
+    let checksum = match (!fold(sum(total, &frame[transport.range])), transport.protocol) {
+        // A zero would say that there is no checksum (RFC 768).
+        (0, Protocol::Udp) => u16::MAX,
+        (checksum, _) => checksum,
+    };
+    frame[field].copy_from_slice(&checksum.to_ne_bytes());
+    Ok(())
+}
+
+/// The pseudo-header's words beside the addresses.
+fn pseudo_header(transport: &Transport) -> u64 {
+    let len = transport.range.len() as u16;
+    let protocol = u16::from(transport.protocol.number());
+    u64::from(len.to_be()) + u64::from(protocol.to_be())
+}
+
+/// Adds `bytes`, the first of them at an even place, to a sum of 64-bit words.
+fn sum(start: u64, bytes: &[u8]) -> u64 {
+    let (blocks, rest) = bytes.as_chunks::<32>();
+    let mut total = start;
+    for block in blocks {
+        // One chain of additions with carry, in which only the last carry is left
+        // to be brought round.
+        let mut carry = false;
+        for word in block.as_chunks::<8>().0 {
+            (total, carry) = total.carrying_add(u64::from_ne_bytes(*word), carry);
+        }
+        total = add(total, u64::from(carry));
+    }
+    for word in rest.chunks(8) {
+        let mut padded = [0; 8];
+        padded[..word.len()].copy_from_slice(word);
+        total = add(total, u64::from_ne_bytes(padded));
+    }
+    total
+}
+
+/// One's complement addition: the carry comes back in at the bottom.
+const fn add(a: u64, b: u64) -> u64 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + carry as u64
+}
+
+/// A sum of 64-bit words as one of 16-bit words. Zero only if all of them were.
+const fn fold(sum: u64) -> u16 {
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    sum as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// RFC 1071 as it is written, a byte at a time.
+    fn slow(bytes: &[u8]) -> u16 {
+        let mut total = 0u32;
+        for (place, byte) in bytes.iter().enumerate() {
+            total += u32::from(*byte) << if place % 2 == 0 { 8 } else { 0 };
+            total = (total & 0xffff) + (total >> 16);
+        }
+        total as u16
+    }
+
+    /// A frame with its checksum right, by an implementation that is not ours.
+    fn frame(v6: bool, tags: usize, tcp: bool, payload: &[u8]) -> Vec<u8> {
+        let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        macro_rules! rest {
+            ($builder:expr) => {{
+                let mut frame = Vec::new();
+                let ip = if v6 {
+                    $builder.ipv6([0xfe; 16], [0x20; 16], 64)
+                } else {
+                    $builder.ipv4([10, 0, 0, 1], [192, 168, 200, 255], 64)
+                };
+                if tcp {
+                    let tcp = ip.tcp(4000, 80, 0xdead_beef, 29_200).ack(7);
+                    let tcp = tcp.options_raw(&[1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
+                    tcp.write(&mut frame, payload).unwrap();
+                } else {
+                    ip.udp(53, 5353).write(&mut frame, payload).unwrap();
+                }
+                frame
+            }};
+        }
+        match tags {
+            0 => rest!(builder),
+            1 => rest!(builder.single_vlan(7.try_into().unwrap())),
+            _ => rest!(builder.double_vlan(7.try_into().unwrap(), 9.try_into().unwrap())),
+        }
+    }
+
+    fn checksum_at(frame: &[u8]) -> usize {
+        Transport::parse(frame, frame.len()).unwrap().checksum()
+    }
+
+    #[test]
+    fn a_known_vector() {
+        // RFC 1071, section 3: the sum is ddf2.
+        let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(fold(sum(0, &bytes)).to_ne_bytes(), [0xdd, 0xf2]);
+    }
+
+    #[test]
+    fn a_datagram_whose_checksum_is_zero_says_so_with_ones() {
+        let base = frame(false, 0, false, &[0, 0]);
+        let at = checksum_at(&base);
+        let mut zero = base.clone();
+        // The complement of a checksum, added to the data, makes the sum all ones.
+        let (checksum, len) = ([base[at], base[at + 1]], base.len());
+        zero[len - 2..].copy_from_slice(&checksum);
+        finish(&mut zero).unwrap();
+        assert_eq!(zero[at..at + 2], [0xff, 0xff]);
+
+        let base = frame(false, 0, true, &[0, 0]);
+        let at = checksum_at(&base);
+        let mut zero = base.clone();
+        let (checksum, len) = ([base[at], base[at + 1]], base.len());
+        zero[len - 2..].copy_from_slice(&checksum);
+        finish(&mut zero).unwrap();
+        assert_eq!(zero[at..at + 2], [0, 0], "zero means zero in TCP");
+    }
+
+    #[test]
+    fn padding_behind_the_packet_does_not_count() {
+        let whole = frame(false, 0, false, b"odd");
+        let mut padded = whole.clone();
+        padded.resize(60, 0xaa);
+        let at = checksum_at(&whole);
+        padded[at..at + 2].fill(0x55);
+        finish(&mut padded).unwrap();
+        assert_eq!(padded[..whole.len()], whole);
+    }
+
+    #[test]
+    fn what_has_no_such_checksum_is_refused_and_left_alone() {
+        let udp = frame(false, 1, false, &[1; 40]);
+        let v6 = frame(true, 0, true, &[1; 40]);
+        let changed = |frame: &[u8], at: usize, bytes: &[u8]| {
+            let mut frame = frame.to_vec();
+            frame[at..at + bytes.len()].copy_from_slice(bytes);
+            frame
+        };
+        // An extension header in front of the TCP header.
+        let extended = |kind: u8, extension: [u8; 8]| {
+            let mut frame = v6.clone();
+            frame[20] = kind;
+            frame.splice(54..54, extension);
+            let len = frame.len() as u16 - 54;
+            frame[18..20].copy_from_slice(&len.to_be_bytes());
+            frame
+        };
+        for (frame, error) in [
+            (changed(&udp, 16, &[0x08, 0x06]), HeaderError::NotIp(0x0806)),
+            (changed(&udp, 27, &[1]), HeaderError::Protocol(1)),
+            (changed(&v6, 20, &[58]), HeaderError::Protocol(58)),
+            (changed(&udp, 24, &[0x20, 0]), HeaderError::Fragment),
+            (changed(&udp, 24, &[0, 1]), HeaderError::Fragment),
+            (extended(44, [6, 0, 0, 1, 0, 0, 0, 1]), HeaderError::Fragment),
+            (extended(43, [6, 0, 4, 1, 0, 0, 0, 0]), HeaderError::Routed),
+            (udp[..41].to_vec(), HeaderError::IpLength(86, 41)),
+            (changed(&udp, 42, &[0, 49]), HeaderError::UdpLength(49)),
+            (changed(&udp, 42, &[0, 7]), HeaderError::UdpLength(7)),
+            (changed(&v6, 66, &[0x40]), HeaderError::TcpHeaderLength(16)),
+            (changed(&v6, 18, &[0, 24]), HeaderError::TcpHeaderLength(32)),
+        ] {
+            let mut after = frame.clone();
+            assert_eq!(finish(&mut after), Err(error));
+            assert_eq!(after, frame);
+        }
+        let mut fine = extended(60, [6, 0, 1, 4, 0, 0, 0, 0]);
+        finish(&mut fine).unwrap();
+        assert_eq!(fine[62..], v6[54..], "options do not count");
+    }
+
+    proptest! {
+        #[test]
+        fn sums_agree_with_the_slow_way(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert_eq!(fold(sum(0, &bytes)).to_ne_bytes(), slow(&bytes).to_be_bytes());
+        }
+
+        #[test]
+        fn sums_of_ones_carry(len in 0usize..4096) {
+            let bytes = vec![0xff; len];
+            prop_assert_eq!(fold(sum(u64::MAX, &bytes)).to_ne_bytes(), {
+                let mut all = vec![0xff; 8];
+                all.extend(bytes);
+                slow(&all).to_be_bytes()
+            });
+        }
+
+        #[test]
+        fn finished_frames_are_as_others_make_them(
+            v6: bool,
+            tags in 0usize..3,
+            tcp: bool,
+            field: [u8; 2],
+            payload in prop::collection::vec(any::<u8>(), 0..1400),
+        ) {
+            let right = frame(v6, tags, tcp, &payload);
+            let mut blank = right.clone();
+            let at = checksum_at(&right);
+            blank[at..at + 2].copy_from_slice(&field);
+            finish(&mut blank).unwrap();
+            prop_assert_eq!(blank, right);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(
+            v6: bool,
+            tags in 0usize..3,
+            tcp: bool,
+            cut in 0usize..120,
+            changes in prop::collection::vec((0usize..100, any::<u8>()), 0..8),
+        ) {
+            let mut frame = frame(v6, tags, tcp, &[7; 30]);
+            for (at, byte) in changes {
+                if let Some(place) = frame.get_mut(at) {
+                    *place = byte;
+                }
+            }
+            frame.truncate(cut.max(1));
+            let _ = finish(&mut frame);
+        }
+    }
+}
