@@ -1,0 +1,3 @@
+//! The backend half of guests' network interfaces.
+
+pub mod state;
