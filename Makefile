@@ -2,6 +2,10 @@
 
 target := x86_64-unknown-none
 image := target/causeway
+# Flags of the image come from one place, since cargo adds up what it finds in
+# several. The sysroot is empty where the toolchain has the target itself.
+image_flags = $${sysroot:+--sysroot $$sysroot }-C link-arg=-T$(CURDIR)/linker.ld -C relocation-model=static
+host := --workspace --exclude boot
 
 .DEFAULT_GOAL := help
 .PHONY: help build run test check lab bindings clean
@@ -11,12 +15,27 @@ help: ## this list
 
 build: ## the image: target/causeway, and its symbols in target/causeway.debug
 	@sysroot=$$(boot/sysroot.sh) && \
-	RUSTFLAGS="$${sysroot:+--sysroot $$sysroot }-C link-arg=-T$(CURDIR)/linker.ld -C relocation-model=static -C force-frame-pointers=no" \
-	    cargo build --release --target $(target) -p boot
+	    RUSTFLAGS="$(image_flags)" cargo build --release --target $(target) -p boot
 	@objcopy --only-keep-debug target/$(target)/release/causeway $(image).debug
-	@cd target && objcopy --strip-all --add-gnu-debuglink=causeway.debug $(target)/release/causeway causeway
+	@cd target && objcopy --strip-all --add-gnu-debuglink=causeway.debug \
+	    $(target)/release/causeway causeway
 	@size=$$(stat -c %s $(image)); echo "$(image): $$size bytes"; \
 	    [ "$$size" -le 1048576 ] || { echo "the image is over 1 MiB"; exit 1; }
+
+run: build ## Xen in QEMU, Causeway with its NIC, guests talking through it
+	cargo run --release -p lab -- demo $(image)
+
+test: check lab ## everything that can fail: formatting, lints, host tests, the lab
+
+check: build ## formatting, lints and the tests that need no Xen
+	cargo fmt --all --check
+	cargo clippy $(host) --all-targets --all-features -- -D warnings
+	sysroot=$$(boot/sysroot.sh) && RUSTFLAGS="$(image_flags)" \
+	    cargo clippy --release --target $(target) -p boot -- -D warnings
+	cargo test $(host)
+
+lab: build ## the tests on real Xen in QEMU
+	cargo run --release -p lab -- test $(image)
 
 bindings: ## generate kernel/xen/src/bindings.rs from Xen's headers
 	kernel/xen/bindings/generate
