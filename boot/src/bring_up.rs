@@ -7,7 +7,9 @@ use core::ptr::{self, NonNull};
 use kernel::arch::{apic, cpu, interrupts};
 use kernel::memory::{Layout, LayoutError, Ram, Window, heap};
 use kernel::{console, events};
-use xen::bindings::{HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN};
+use xen::bindings::{
+    HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN, HVM_PARAM_STORE_EVTCHN, HVM_PARAM_STORE_PFN,
+};
 use xen::console::Console;
 use xen::event::{EventPort, Upcalls};
 use xen::hypercall::{self, MemoryRange, Xen};
@@ -34,10 +36,22 @@ pub struct Domain {
     pub ram: Ram,
     /// Places for guests' pages.
     pub window: Window,
-    /// The console's event.
-    pub console_port: EventPort,
+    /// The page shared with xenstored.
+    pub store: SharedPage,
+    /// The event of each source there is from the start.
+    pub ports: Ports,
     /// The domain's memory in bytes.
     pub memory: u64,
+}
+
+/// Event channels that are there from the start.
+pub struct Ports {
+    /// The console's.
+    pub console: EventPort,
+    /// xenstored's.
+    pub store: EventPort,
+    /// The timer's.
+    pub timer: EventPort,
 }
 
 /// Why the domain cannot start.
@@ -45,6 +59,7 @@ pub enum Error {
     NotXen,
     NoStartInfo,
     Hypercall(&'static str, Errno),
+    NoService(&'static str),
     Layout(LayoutError),
     TooLittleMemory,
 }
@@ -55,6 +70,7 @@ impl fmt::Display for Error {
             Self::NotXen => write!(f, "this is not a Xen domain"),
             Self::NoStartInfo => write!(f, "no PVH start info"),
             Self::Hypercall(what, error) => write!(f, "{what}: {error}"),
+            Self::NoService(service) => write!(f, "the toolstack set up no {service}"),
             Self::Layout(error) => write!(f, "{error}"),
             Self::TooLittleMemory => write!(f, "too little memory"),
         }
@@ -93,25 +109,36 @@ pub fn bring_up(start_info: u32) -> Result<Domain, Error> {
     let clock = unsafe { Clock::new(shared_info) };
     let xen = Xen::new(clock);
 
-    let console_frame = hypercall("console page", hypercall::hvm_param(HVM_PARAM_CONSOLE_PFN))?;
-    let console_port = hypercall("console port", hypercall::hvm_param(HVM_PARAM_CONSOLE_EVTCHN))?;
-    let console_port = EventPort(console_port as u32);
-    if let Some(page) = page_at(console_frame * PAGE_SIZE as u64) {
-        // SAFETY: the console's page, which the toolstack set up for the domain's
-        // life, in identity-mapped memory.
-        let page = unsafe { SharedPage::new(page) };
-        console::start(xen, Console::new(page), console_port);
-    }
+    let (page, console) = channel("console", HVM_PARAM_CONSOLE_PFN, HVM_PARAM_CONSOLE_EVTCHN)?;
+    console::start(xen, Console::new(page), console);
+    let (store_page, store) = channel("XenStore", HVM_PARAM_STORE_PFN, HVM_PARAM_STORE_EVTCHN)?;
 
     // In this order: an upcall that comes while the APIC is off stays latched.
     apic::enable(interrupts::SPURIOUS_VECTOR);
     hypercall("upcall vector", hypercall::set_upcall_vector(interrupts::UPCALL_VECTOR))?;
     // SAFETY: the shared information page, mapped for good.
     events::start(unsafe { Upcalls::new(shared_info) });
-    // The console is bound already; it may be masked.
-    let _ = hypercall::unmask(console_port);
+    let timer = hypercall("timer", hypercall::bind_timer())?;
+    let ports = Ports { console, store, timer };
+    for port in [console, store, timer] {
+        hypercall("event channel", hypercall::unmask(port))?;
+    }
+    Ok(Domain { xen, clock, ram, window, store: store_page, ports, memory: layout.ram_end })
+}
 
-    Ok(Domain { xen, clock, ram, window, console_port, memory: layout.ram_end })
+/// The page and the event channel that the toolstack set up for a service, by
+/// their HVM parameters.
+fn channel(
+    service: &'static str,
+    frame: u32,
+    port: u32,
+) -> Result<(SharedPage, EventPort), Error> {
+    let frame = hypercall(service, hypercall::hvm_param(frame))?;
+    let port = hypercall(service, hypercall::hvm_param(port))?;
+    let page = page_at(frame * PAGE_SIZE as u64).ok_or(Error::NoService(service))?;
+    // SAFETY: the service's page, which the toolstack set up for the domain's
+    // life, in identity-mapped memory; each is asked for once.
+    Ok((unsafe { SharedPage::new(page) }, EventPort(port as u32)))
 }
 
 /// The page at a physical address, which is mapped 1:1.

@@ -28,7 +28,7 @@ extern "C" fn entry(start_info: u32) -> ! {
     );
     loop {
         events::take_ports(|port| {
-            if port == domain.console_port {
+            if port == domain.ports.console {
                 console::flush();
             }
         });
