@@ -16,8 +16,9 @@ pub use headers::{
 };
 pub use mac::{MacAddress, MalformedMac};
 
-/// The most fragments a packet has: one per slot of a request chain (P-9).
-pub const MAX_FRAGMENTS: usize = 18;
+/// The most fragments a packet has: one per slot of a request, the first and 18
+/// more (P-9).
+pub const MAX_FRAGMENTS: usize = 19;
 
 /// What is known of a packet's transport checksum (P-14).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]

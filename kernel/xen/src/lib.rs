@@ -20,7 +20,9 @@ pub mod frame;
 pub mod grant;
 pub mod hypercall;
 mod hypervisor;
+pub mod netif;
 pub mod page;
+pub mod ring;
 pub mod store;
 pub mod time;
 

@@ -1,0 +1,267 @@
+//! Entries of a vif's rings (netif.h; NETBACK-SPEC P-2, P-7, P-11, P-17).
+//!
+//! TX and RX are the frontend's: a transmit request is what a guest sends.
+
+use bitflags::bitflags;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::bindings::*;
+
+bitflags! {
+    /// Flags of a transmit request's first slot; later ones have `MORE_DATA` only.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct TxFlags: u16 {
+        /// The transport checksum is still to be made.
+        const CSUM_BLANK = NETTXF_csum_blank as u16;
+        /// The sender vouches for the data.
+        const DATA_VALIDATED = NETTXF_data_validated as u16;
+        /// Another data slot follows.
+        const MORE_DATA = NETTXF_more_data as u16;
+        /// An extra-info slot follows.
+        const EXTRA_INFO = NETTXF_extra_info as u16;
+    }
+
+    /// Flags of a receive response. Not the same bits as [`TxFlags`].
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct RxFlags: u16 {
+        /// The data was validated on its way.
+        const DATA_VALIDATED = NETRXF_data_validated as u16;
+        /// The transport checksum is still to be made.
+        const CSUM_BLANK = NETRXF_csum_blank as u16;
+        /// Another slot of the same packet follows.
+        const MORE_DATA = NETRXF_more_data as u16;
+        /// An extra-info slot follows.
+        const EXTRA_INFO = NETRXF_extra_info as u16;
+    }
+
+    /// Flags of an extra-info slot.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct ExtraFlags: u8 {
+        /// Another extra-info slot follows.
+        const MORE = XEN_NETIF_EXTRA_FLAG_MORE as u8;
+    }
+}
+
+/// A request's outcome (`XEN_NETIF_RSP_*`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(i16)]
+pub enum Status {
+    /// It was accepted.
+    Okay = 0,
+    /// It was an extra-info slot, which has no outcome.
+    Null = 1,
+    /// It was refused.
+    Error = -1,
+    /// It was dropped.
+    Dropped = -2,
+}
+
+/// A slot of the transmit ring as it was copied out: a request or extra info, as
+/// the slot before it says.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct TxSlot([u8; 12]);
+
+impl TxSlot {
+    /// The slot as a request.
+    pub fn request(self) -> TxRequest {
+        zerocopy::transmute!(self.0)
+    }
+
+    /// The slot as extra info, which is shorter.
+    pub fn extra(self) -> ExtraInfo {
+        let [kind, flags, data @ ..] = self.0;
+        let [a, b, c, d, e, f, ..] = data;
+        ExtraInfo { kind, flags, data: [a, b, c, d, e, f] }
+    }
+}
+
+impl From<TxRequest> for TxSlot {
+    fn from(request: TxRequest) -> Self {
+        Self(zerocopy::transmute!(request))
+    }
+}
+
+impl From<ExtraInfo> for TxSlot {
+    fn from(extra: ExtraInfo) -> Self {
+        let mut bytes = [0; 12];
+        bytes[..8].copy_from_slice(extra.as_bytes());
+        Self(bytes)
+    }
+}
+
+/// A transmit request: bytes of a page that the guest lends.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct TxRequest {
+    /// The page.
+    pub gref: u32,
+    /// Where in the page the bytes begin.
+    pub offset: u16,
+    flags: u16,
+    /// Echoed in the response.
+    pub id: u16,
+    /// How many bytes; in a first slot, the whole packet's.
+    pub size: u16,
+}
+
+impl TxRequest {
+    /// A request.
+    pub fn new(gref: u32, offset: u16, flags: TxFlags, id: u16, size: u16) -> Self {
+        Self { gref, offset, flags: flags.bits(), id, size }
+    }
+
+    /// The flags that have a meaning.
+    pub fn flags(&self) -> TxFlags {
+        TxFlags::from_bits_truncate(self.flags)
+    }
+}
+
+/// The answer to a transmit request.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct TxResponse {
+    /// The request's.
+    pub id: u16,
+    /// A [`Status`].
+    pub status: i16,
+}
+
+/// A receive request: a page that the guest offers to be filled.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct RxRequest {
+    /// Echoed in the response.
+    pub id: u16,
+    /// Unused.
+    pub pad: u16,
+    /// The page.
+    pub gref: u32,
+}
+
+/// The answer to a receive request.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct RxResponse {
+    /// The request's.
+    pub id: u16,
+    /// Where in the page the bytes begin.
+    pub offset: u16,
+    flags: u16,
+    /// How many bytes, or a negative [`Status`].
+    pub status: i16,
+}
+
+impl RxResponse {
+    /// A response.
+    pub fn new(id: u16, offset: u16, flags: RxFlags, status: i16) -> Self {
+        Self { id, offset, flags: flags.bits(), status }
+    }
+
+    /// The flags that have a meaning.
+    pub fn flags(&self) -> RxFlags {
+        RxFlags::from_bits_truncate(self.flags)
+    }
+}
+
+/// Extra info beside a packet.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ExtraInfo {
+    /// An [`ExtraType`], if such a type exists.
+    pub kind: u8,
+    flags: u8,
+    /// What it says, by its type.
+    pub data: [u8; 6],
+}
+
+impl ExtraInfo {
+    /// Extra info.
+    pub fn new(kind: u8, flags: ExtraFlags, data: [u8; 6]) -> Self {
+        Self { kind, flags: flags.bits(), data }
+    }
+
+    /// The flags that have a meaning.
+    pub fn flags(&self) -> ExtraFlags {
+        ExtraFlags::from_bits_truncate(self.flags)
+    }
+
+    /// Its type; `None` where there is no such type.
+    pub fn extra_type(&self) -> Option<ExtraType> {
+        Some(match u32::from(self.kind) {
+            XEN_NETIF_EXTRA_TYPE_GSO => ExtraType::Gso,
+            XEN_NETIF_EXTRA_TYPE_MCAST_ADD => ExtraType::McastAdd,
+            XEN_NETIF_EXTRA_TYPE_MCAST_DEL => ExtraType::McastDel,
+            XEN_NETIF_EXTRA_TYPE_HASH => ExtraType::Hash,
+            XDP => ExtraType::Xdp,
+            _ => return None,
+        })
+    }
+}
+
+/// What Linux's header adds to Xen's list of extra types (P-11).
+const XDP: u32 = 5;
+
+/// What extra info is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ExtraType {
+    /// Segmentation left to be done.
+    Gso,
+    /// A multicast address to receive.
+    McastAdd,
+    /// A multicast address to receive no longer.
+    McastDel,
+    /// The flow's hash.
+    Hash,
+    /// Headroom for XDP.
+    Xdp,
+}
+
+const _: () = {
+    assert!(size_of::<TxSlot>() == size_of::<netif_tx_request>());
+    assert!(size_of::<TxRequest>() == size_of::<netif_tx_request>());
+    assert!(size_of::<TxResponse>() == size_of::<netif_tx_response>());
+    assert!(size_of::<RxRequest>() == size_of::<netif_rx_request>());
+    assert!(size_of::<RxResponse>() == size_of::<netif_rx_response>());
+    assert!(size_of::<ExtraInfo>() == size_of::<netif_extra_info>());
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_have_the_bytes_that_frontends_write() {
+        let flags = TxFlags::CSUM_BLANK | TxFlags::MORE_DATA;
+        let request = TxRequest::new(0x0403_0201, 0x0605, flags, 0x0a09, 0x0c0b);
+        let bytes = [1, 2, 3, 4, 5, 6, 5, 0, 9, 10, 11, 12];
+        assert_eq!(TxSlot::from(request).as_bytes(), bytes);
+        assert_eq!(TxSlot(bytes).request(), request);
+        let response = TxResponse { id: 0x0201, status: Status::Dropped as i16 };
+        assert_eq!(response.as_bytes(), [1, 2, 0xfe, 0xff]);
+        let request = RxRequest { id: 0x0201, pad: 0, gref: 0x0807_0605 };
+        assert_eq!(request.as_bytes(), [1, 2, 0, 0, 5, 6, 7, 8]);
+        let flags = RxFlags::CSUM_BLANK | RxFlags::DATA_VALIDATED;
+        let response = RxResponse::new(0x0201, 0x0403, flags, 0x0605);
+        assert_eq!(response.as_bytes(), [1, 2, 3, 4, 3, 0, 5, 6]);
+        let extra = ExtraInfo::new(1, ExtraFlags::MORE, [3, 4, 5, 6, 7, 8]);
+        assert_eq!(TxSlot::from(extra).as_bytes(), [1, 1, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0]);
+        assert_eq!(TxSlot::from(extra).extra(), extra);
+    }
+
+    #[test]
+    fn unknown_flags_mean_nothing_and_unknown_types_are_told() {
+        let request = TxRequest { flags: 0xfff0, ..TxRequest::new(0, 0, TxFlags::empty(), 0, 0) };
+        assert_eq!(request.flags(), TxFlags::empty());
+        let types = (0..=6).map(|kind| ExtraInfo::new(kind, ExtraFlags::empty(), [0; 6]));
+        let known: Vec<_> = types.filter_map(|extra| extra.extra_type()).collect();
+        let all = [
+            ExtraType::Gso,
+            ExtraType::McastAdd,
+            ExtraType::McastDel,
+            ExtraType::Hash,
+            ExtraType::Xdp,
+        ];
+        assert_eq!(known, all);
+    }
+}
