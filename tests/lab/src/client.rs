@@ -1,0 +1,311 @@
+//! The harness's side of the protocol: runs commands where an agent serves.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::log::Log;
+use crate::protocol::{Exit, Frame, Kind, MAX_PAYLOAD, run_request};
+
+/// How much longer than the agent the harness waits for the end of a command:
+/// the answer itself takes its time on a slow machine.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How often a greeting is repeated until the other end answers.
+const GREETING_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A place where commands can be run. Clones share the connection.
+#[derive(Clone)]
+pub struct Agent {
+    name: Arc<str>,
+    connection: Arc<Connection>,
+    transcript: Log,
+}
+
+struct Connection {
+    writer: Mutex<Box<dyn Write + Send>>,
+    next: AtomicU32,
+    /// Who waits for frames of which id; `None` once the stream has ended.
+    waiting: Mutex<Option<HashMap<u32, Sender<Frame>>>>,
+}
+
+/// What a command printed and how it ended.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// How it ended.
+    pub exit: Exit,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+/// A command that runs. Dropping it kills the command.
+pub struct Running {
+    agent: Agent,
+    command: String,
+    id: u32,
+    frames: Receiver<Frame>,
+    until: Instant,
+    ended: bool,
+}
+
+impl Agent {
+    /// Connects to the agent at the other end of a stream, waiting at most
+    /// `limit` until it answers. What is run and printed goes to `transcript`.
+    pub fn connect(
+        name: &str,
+        mut reader: impl Read + Send + 'static,
+        writer: impl Write + Send + 'static,
+        transcript: Log,
+        limit: Duration,
+    ) -> Result<Agent> {
+        let connection = Arc::new(Connection {
+            writer: Mutex::new(Box::new(writer)),
+            next: AtomicU32::new(1),
+            waiting: Mutex::new(Some(HashMap::new())),
+        });
+        let dispatcher = connection.clone();
+        thread::spawn(move || {
+            while let Ok(Some(frame)) = Frame::read(&mut reader) {
+                dispatcher.dispatch(frame);
+            }
+            // Whoever waits sees its sender dropped.
+            *dispatcher.waiting.lock().unwrap() = None;
+        });
+        let agent = Agent { name: name.into(), connection, transcript };
+        agent.greet(limit).with_context(|| format!("no agent answers in {name}"))?;
+        Ok(agent)
+    }
+
+    fn greet(&self, limit: Duration) -> Result<()> {
+        let until = Instant::now() + limit;
+        let (id, frames) = self.connection.register()?;
+        while Instant::now() < until {
+            self.connection.send(Frame::new(Kind::Hello, id, []))?;
+            match frames.recv_timeout(GREETING_INTERVAL) {
+                Ok(_) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => bail!("the stream ended"),
+            }
+        }
+        bail!("no answer in {limit:?}")
+    }
+
+    /// The name of the domain.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs a shell command to its end; fails unless it exits with status 0.
+    /// Returns its standard output without the last newline.
+    pub fn run(&self, command: &str, seconds: u32) -> Result<String> {
+        let output = self.output(command, seconds)?;
+        if !output.exit.success() {
+            bail!(
+                "{}: `{command}`: {:?}\n{}{}",
+                self.name,
+                output.exit,
+                output.stdout,
+                output.stderr
+            );
+        }
+        Ok(output.stdout.trim_end_matches('\n').to_owned())
+    }
+
+    /// Runs a shell command to its end, however it ends.
+    pub fn output(&self, command: &str, seconds: u32) -> Result<Output> {
+        self.start(command, seconds)?.wait()
+    }
+
+    /// Starts a shell command that is killed after `seconds`.
+    pub fn start(&self, command: &str, seconds: u32) -> Result<Running> {
+        let (id, frames) = self.connection.register()?;
+        self.transcript.append(format!("{}# {command}\n", self.name).as_bytes());
+        self.connection.send(Frame::new(Kind::Run, id, run_request(seconds, command)))?;
+        let until = Instant::now() + Duration::from_secs(seconds.into()) + GRACE;
+        Ok(Running {
+            agent: self.clone(),
+            command: command.into(),
+            id,
+            frames,
+            until,
+            ended: false,
+        })
+    }
+
+    /// Writes a file.
+    pub fn put(&self, path: &str, content: &[u8]) -> Result<()> {
+        let running = self.start(&format!("cat > '{path}'"), 60)?;
+        running.write(content)?;
+        running.close_stdin()?;
+        let output = running.wait()?;
+        if !output.exit.success() {
+            bail!("{}: writing {path}: {}", self.name, output.stderr);
+        }
+        Ok(())
+    }
+}
+
+impl Connection {
+    fn register(&self) -> Result<(u32, Receiver<Frame>)> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, frames) = mpsc::channel();
+        let mut waiting = self.waiting.lock().unwrap();
+        waiting.as_mut().ok_or_else(|| anyhow!("the connection has ended"))?.insert(id, sender);
+        Ok((id, frames))
+    }
+
+    fn dispatch(&self, frame: Frame) {
+        let mut waiting = self.waiting.lock().unwrap();
+        let Some(waiting) = waiting.as_mut() else { return };
+        let (id, last) = (frame.id, frame.kind == Kind::Exit);
+        // Nobody waits for late output of a dropped command.
+        let heard = waiting.get(&id).is_some_and(|sender| sender.send(frame).is_ok());
+        if last || !heard {
+            waiting.remove(&id);
+        }
+    }
+
+    fn send(&self, frame: Frame) -> io::Result<()> {
+        frame.write(&mut *self.writer.lock().unwrap())
+    }
+}
+
+impl Running {
+    /// Sends bytes to the command's standard input.
+    pub fn write(&self, bytes: &[u8]) -> Result<()> {
+        for chunk in bytes.chunks(MAX_PAYLOAD) {
+            self.agent.connection.send(Frame::new(Kind::Stdin, self.id, chunk))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the command's standard input.
+    pub fn close_stdin(&self) -> Result<()> {
+        Ok(self.agent.connection.send(Frame::new(Kind::Stdin, self.id, []))?)
+    }
+
+    /// Kills the command; [`Running::wait`] still tells how it ended.
+    pub fn kill(&self) -> Result<()> {
+        Ok(self.agent.connection.send(Frame::new(Kind::Kill, self.id, []))?)
+    }
+
+    /// Waits until it ends.
+    pub fn wait(mut self) -> Result<Output> {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        loop {
+            let frame = self.next()?;
+            match frame.kind {
+                Kind::Stdout => stdout.extend(frame.payload),
+                Kind::Stderr => stderr.extend(frame.payload),
+                Kind::Exit => {
+                    let exit = Exit::from_bytes(&frame.payload).context("a malformed exit")?;
+                    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+                    return Ok(Output { exit, stdout: text(stdout), stderr: text(stderr) });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits until it prints a line with `word` on its standard output.
+    pub fn wait_line(&mut self, word: &str) -> Result<String> {
+        let mut text = String::new();
+        loop {
+            let frame = self.next()?;
+            match frame.kind {
+                Kind::Stdout => text.push_str(&String::from_utf8_lossy(&frame.payload)),
+                Kind::Exit => bail!("`{}` ended before it printed {word}", self.command),
+                _ => {}
+            }
+            let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            if let Some(line) = lines.find(|line| line.contains(word)) {
+                return Ok(line.trim_end().to_owned());
+            }
+        }
+    }
+
+    /// The next frame of this command, in time.
+    fn next(&mut self) -> Result<Frame> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        let frame = self.frames.recv_timeout(left).map_err(|error| match error {
+            RecvTimeoutError::Timeout => anyhow!("no answer in time"),
+            RecvTimeoutError::Disconnected => anyhow!("the connection ended"),
+        });
+        let frame = frame.with_context(|| format!("{}: `{}`", self.agent.name, self.command))?;
+        match frame.kind {
+            Kind::Stdout | Kind::Stderr => self.agent.transcript.append(&frame.payload),
+            Kind::Exit => self.ended = true,
+            _ => {}
+        }
+        Ok(frame)
+    }
+
+    /// Splits a command that carries a stream of bytes both ways, without end,
+    /// into its reader and its writer.
+    pub fn into_stream(mut self) -> (StreamReader, StreamWriter) {
+        self.ended = true;
+        let writer = StreamWriter { agent: self.agent.clone(), id: self.id };
+        let (_, closed) = mpsc::channel();
+        let frames = std::mem::replace(&mut self.frames, closed);
+        (StreamReader { frames, left: io::Cursor::default() }, writer)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.ended {
+            // It may be gone, or the whole machine.
+            let _ = self.kill();
+        }
+    }
+}
+
+/// Reads a command's standard output.
+pub struct StreamReader {
+    frames: Receiver<Frame>,
+    left: io::Cursor<Vec<u8>>,
+}
+
+/// Writes to a command's standard input.
+pub struct StreamWriter {
+    agent: Agent,
+    id: u32,
+}
+
+impl Read for StreamReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let n = self.left.read(buffer)?;
+            if n > 0 {
+                return Ok(n);
+            }
+            match self.frames.recv() {
+                Ok(Frame { kind: Kind::Stdout, payload, .. }) => {
+                    self.left = io::Cursor::new(payload)
+                }
+                Ok(Frame { kind: Kind::Exit, .. }) | Err(_) => return Ok(0),
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+impl Write for StreamWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let chunk = &bytes[..bytes.len().min(MAX_PAYLOAD)];
+        self.agent.connection.send(Frame::new(Kind::Stdin, self.id, chunk))?;
+        Ok(chunk.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

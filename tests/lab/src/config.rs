@@ -1,0 +1,109 @@
+//! xl configurations: those that users copy, from xen-config/, with what the lab
+//! needs to differ. xl lets a later assignment override an earlier one, so that
+//! is appended and the files themselves are what is tested.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use crate::machine::NIC_ADDRESS;
+use crate::places;
+
+/// The name of Causeway's domain.
+pub const DRIVER_DOMAIN: &str = "driver-domain";
+
+/// How Causeway is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// As a PVH kernel: no NIC, a switch among guests.
+    Pvh,
+    /// As the firmware of an HVM domain, with the NIC.
+    Firmware,
+}
+
+/// How a stock Linux guest is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestKind {
+    /// Paravirtual: needs no hardware virtualisation, so the emulator is sound.
+    Pv,
+    /// Hardware-virtualised: not in a long test, see the emulator's failures.
+    Pvh,
+}
+
+/// Causeway's configuration, alone on the second processor: there the emulator
+/// does not mix its state with another domain's.
+pub fn driver_domain(door: Door) -> Result<String> {
+    match door {
+        Door::Pvh => override_file(
+            "driver-domain-pvh.cfg",
+            &[("kernel", "'/lab/causeway'"), ("cpus", "'1'"), ("on_crash", "'preserve'")],
+        ),
+        Door::Firmware => override_file(
+            "driver-domain.cfg",
+            &[
+                ("firmware", "'/lab/causeway'"),
+                ("pci", &format!("['{NIC_ADDRESS}']")),
+                ("cpus", "'1'"),
+                ("on_crash", "'preserve'"),
+            ],
+        ),
+    }
+}
+
+/// A stock guest's configuration, with its agent's console.
+pub fn guest(name: &str, kind: GuestKind, vifs: &[&str]) -> Result<String> {
+    let kind = match kind {
+        GuestKind::Pv => "'pv'",
+        GuestKind::Pvh => "'pvh'",
+    };
+    let vifs = vifs.iter().map(|vif| format!("'{vif}'")).collect::<Vec<_>>().join(", ");
+    override_file(
+        "guest.cfg",
+        &[
+            ("name", &format!("'{name}'")),
+            ("type", kind),
+            ("kernel", "'/lab/vmlinuz'"),
+            ("ramdisk", "'/lab/guest-initramfs'"),
+            ("extra", "'console=hvc0 panic=1'"),
+            ("memory", "128"),
+            ("cpus", "'0'"),
+            ("on_crash", "'destroy'"),
+            ("channel", "['connection=pty,name=agent']"),
+            ("vif", &format!("[{vifs}]")),
+        ],
+    )
+}
+
+fn override_file(name: &str, settings: &[(&str, &str)]) -> Result<String> {
+    let path = places::checkout().join("xen-config").join(name);
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(with_settings(text, settings))
+}
+
+fn with_settings(mut text: String, settings: &[(&str, &str)]) -> String {
+    text.push_str("\n# The lab's.\n");
+    for (key, value) in settings {
+        text.push_str(&format!("{key} = {value}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_come_last() {
+        let text = with_settings("name = 'x'\n".into(), &[("name", "'y'"), ("cpus", "'0'")]);
+        assert!(text.ends_with("name = 'y'\ncpus = '0'\n"));
+        assert!(text.starts_with("name = 'x'\n"));
+    }
+
+    #[test]
+    fn the_configurations_that_users_copy_are_there() {
+        for door in [Door::Pvh, Door::Firmware] {
+            assert!(driver_domain(door).unwrap().contains("name = \"driver-domain\""));
+        }
+        assert!(guest("a", GuestKind::Pv, &["backend=driver-domain"]).unwrap().contains("vif = ["));
+    }
+}

@@ -1,0 +1,180 @@
+//! Xen with dom0 on an emulated machine, and the domains started on it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::client::Agent;
+use crate::config::{self, DRIVER_DOMAIN, Door, GuestKind};
+use crate::log::Log;
+use crate::machine::{Machine, Nic, Running};
+use crate::places;
+use crate::setup::{self, Parts};
+
+/// How long `xl create` may take.
+const CREATE_SECONDS: u32 = 90;
+
+/// How long a guest's agent may take to answer.
+const GUEST_STARTS: Duration = Duration::from_secs(40);
+
+/// How much room the jobs disk has.
+const JOBS_DISK: u64 = 256 << 20;
+
+/// What a boot is made with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Names the run's directory.
+    pub name: String,
+    /// Causeway's ELF, seen in dom0 as `/lab/causeway`.
+    pub causeway: Option<PathBuf>,
+    /// The NIC that is passed through.
+    pub nic: Nic,
+    /// Whether the harness is on the wire itself.
+    pub wire_peer: bool,
+    /// When the machine is killed, whatever it does.
+    pub limit: Duration,
+}
+
+impl Options {
+    /// The usual boot.
+    pub fn new(name: &str) -> Options {
+        Options {
+            name: name.into(),
+            causeway: None,
+            nic: Nic::default(),
+            wire_peer: false,
+            limit: Duration::from_secs(1800),
+        }
+    }
+}
+
+/// A booted Xen.
+pub struct Lab {
+    run: PathBuf,
+    machine: Running,
+}
+
+impl Lab {
+    /// Boots Xen and dom0.
+    pub fn boot(options: &Options) -> Result<Lab> {
+        let parts = setup::setup()?;
+        let run = places::new_run(&options.name)?;
+        let jobs_disk = jobs_disk(&parts, options, &run)?;
+        let machine = Machine {
+            parts: &parts,
+            jobs_disk: &jobs_disk,
+            run: &run,
+            nic: options.nic,
+            wire_peer: options.wire_peer,
+            limit: options.limit,
+        };
+        let machine = machine.start().with_context(|| format!("see {}", run.display()))?;
+        Ok(Lab { run, machine })
+    }
+
+    /// Where the logs of this run are.
+    pub fn run_dir(&self) -> &Path {
+        &self.run
+    }
+
+    /// dom0.
+    pub fn dom0(&self) -> &Agent {
+        &self.machine.dom0
+    }
+
+    /// Xen's console.
+    pub fn serial(&self) -> &Log {
+        &self.machine.serial
+    }
+
+    /// Creates a domain from an xl configuration and follows its console.
+    pub fn create(&self, name: &str, config: &str) -> Result<Log> {
+        let path = format!("/tmp/{name}.cfg");
+        fs::write(self.run.join(format!("{name}.cfg")), config)?;
+        self.dom0().put(&path, config.as_bytes())?;
+        let console = self.follow(name)?;
+        let log = format!("/var/log/xen/xl-create-{name}.log");
+        let create = format!("xl -vvv create {path} 2>{log} || {{ tail -n 30 {log} >&2; false; }}");
+        self.dom0().run(&create, CREATE_SECONDS)?;
+        Ok(console)
+    }
+
+    /// Follows what a domain prints on its PV console.
+    fn follow(&self, name: &str) -> Result<Log> {
+        let console = Log::create(&self.run.join(format!("console-{name}.log")))?;
+        let file = format!("/var/log/xen/console/guest-{name}.log");
+        let command = format!("touch {file}; exec tail -n +1 -f {file}");
+        let (mut reader, _) = self.dom0().start(&command, u32::MAX)?.into_stream();
+        let log = console.clone();
+        thread::spawn(move || {
+            let _ = std::io::copy(&mut reader, &mut AppendTo(&log));
+            log.end();
+        });
+        Ok(console)
+    }
+
+    /// Starts Causeway and returns its console.
+    pub fn driver_domain(&self, door: Door) -> Result<Log> {
+        self.create(DRIVER_DOMAIN, &config::driver_domain(door)?)
+    }
+
+    /// Starts a stock guest whose vifs are given as in xl.cfg, and waits for its
+    /// agent.
+    pub fn guest(&self, name: &str, kind: GuestKind, vifs: &[&str]) -> Result<Agent> {
+        self.create(name, &config::guest(name, kind, vifs)?)?;
+        self.connect_guest(name)
+    }
+
+    /// Connects to the agent in a running guest, over its second console.
+    fn connect_guest(&self, name: &str) -> Result<Agent> {
+        let find = format!(
+            "id=$(xl domid {name}) && xenstore-read /local/domain/$id/device/console/1/tty \
+             || xenstore-read /local/domain/0/backend/console/$id/1/tty"
+        );
+        let pty = self.dom0().run(&find, 20)?;
+        if !pty.starts_with("/dev/pts/") {
+            bail!("{name} has no second console: {pty}");
+        }
+        let relay = self.dom0().start(&format!("exec /lab/lab-agent relay {pty}"), u32::MAX)?;
+        let (reader, writer) = relay.into_stream();
+        let transcript = Log::create(&self.run.join(format!("commands-{name}.log")))?;
+        Agent::connect(name, reader, writer, transcript, GUEST_STARTS)
+    }
+}
+
+struct AppendTo<'a>(&'a Log);
+
+impl std::io::Write for AppendTo<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.append(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// dom0's second disk: what this run tests, and what it is tested with.
+fn jobs_disk(parts: &Parts, options: &Options, run: &Path) -> Result<PathBuf> {
+    let tree = run.join("jobs");
+    fs::create_dir(&tree)?;
+    let mut files = vec![
+        ("vmlinuz", parts.kernel.as_path()),
+        ("guest-initramfs", &parts.guest_initramfs),
+        ("lab-agent", &parts.agent),
+    ];
+    if let Some(causeway) = &options.causeway {
+        files.push(("causeway", causeway));
+    }
+    for (name, from) in files {
+        fs::copy(from, tree.join(name)).with_context(|| format!("copying {}", from.display()))?;
+    }
+    let disk = run.join("jobs.ext4");
+    setup::make_ext4(&disk, &tree, JOBS_DISK)?;
+    fs::remove_dir_all(&tree)?;
+    Ok(disk)
+}

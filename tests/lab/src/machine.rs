@@ -1,0 +1,205 @@
+//! One emulated machine with Xen on it.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::client::Agent;
+use crate::log::Log;
+use crate::setup::Parts;
+
+/// How long the agent in dom0 may take to answer.
+const DOM0_STARTS: Duration = Duration::from_secs(120);
+
+/// A processor that Xen can use HVM on without the host having any; the two
+/// removed features are emulated in a way that Xen or its guests trip over.
+const CPU: &str = "EPYC,+svm,+npt,-monitor,-rdtscp";
+
+/// Remapping of DMA and interrupts, so that Xen passes a device to an HVM domain.
+const IOMMU: &str = "intel-iommu,intremap=on,device-iotlb=off,caching-mode=off";
+
+/// `no-sharept`: this IOMMU cannot walk this processor's nested page tables.
+/// `eager-fpu`: lazily switched registers leak between domains in this emulator.
+const XEN_LINE: &str = "com1=115200,8n1 console=com1 loglvl=all guest_loglvl=all \
+    dom0_mem=1024M,max:1024M dom0_max_vcpus=1 dom0_vcpus_pin sched=credit \
+    iommu=verbose,no-sharept spec-ctrl=no,eager-fpu xpti=no";
+
+const DOM0_LINE: &str = "console=hvc0 quiet";
+
+/// Where the NIC that is passed through is, in dom0's spelling.
+pub const NIC_ADDRESS: &str = "00:05.0";
+
+/// A model of NIC that QEMU emulates and a domain can be given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Nic {
+    /// Intel 82574L.
+    #[default]
+    E1000e,
+    /// Intel 82576.
+    Igb,
+}
+
+impl Nic {
+    fn device(self) -> &'static str {
+        match self {
+            Nic::E1000e => "e1000e",
+            Nic::Igb => "igb",
+        }
+    }
+}
+
+/// What a machine is made with.
+pub struct Machine<'a> {
+    /// The parts of the set-up.
+    pub parts: &'a Parts,
+    /// dom0's second disk, mounted at `/lab`.
+    pub jobs_disk: &'a Path,
+    /// The directory of the run: logs, sockets, captures.
+    pub run: &'a Path,
+    /// The NIC's model.
+    pub nic: Nic,
+    /// Whether a program of the host is on the NIC's wire as well, through the
+    /// datagram sockets of [`Machine::wire_sockets`].
+    pub wire_peer: bool,
+    /// When the machine is killed, whatever it does.
+    pub limit: Duration,
+}
+
+/// A running machine. Dropping it ends the emulator.
+pub struct Running {
+    _emulator: Guard,
+    /// Xen's and dom0's console.
+    pub serial: Log,
+    /// dom0.
+    pub dom0: Agent,
+}
+
+impl Machine<'_> {
+    /// The capture of the NIC's wire.
+    pub fn wire_capture(&self) -> PathBuf {
+        self.run.join("wire.pcap")
+    }
+
+    /// The sockets of the peer on the wire: the one it binds and receives on, the
+    /// one it sends to. One frame is one datagram.
+    pub fn wire_sockets(&self) -> (PathBuf, PathBuf) {
+        (self.run.join("wire-peer.sock"), self.run.join("wire.sock"))
+    }
+
+    /// Starts the machine and waits for the agent in dom0.
+    pub fn start(&self) -> Result<Running> {
+        let serial = Log::create(&self.run.join("xen.log"))?;
+        let transcript = Log::create(&self.run.join("commands.log"))?;
+        let (ours, theirs) = UnixStream::pair()?;
+        let mut command = self.command();
+        fs::write(self.run.join("qemu.cmd"), format!("{command:?}\n"))?;
+        let mut emulator = command
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::piped())
+            .stderr(File::create(self.run.join("qemu.err"))?)
+            .spawn()
+            .context("starting the emulator")?;
+        let mut console = emulator.stdout.take().expect("stdout is piped");
+        // Closes our copy of the emulator's end of the socket, so that its death
+        // is seen on ours.
+        drop(command);
+
+        let log = serial.clone();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = console.read(&mut buffer) {
+                log.append(&buffer[..n]);
+            }
+            log.end();
+        });
+        let emulator = Arc::new(Mutex::new(emulator));
+        self.limit_life(&emulator, &serial);
+        let guard = Guard(emulator);
+        let dom0 = Agent::connect("dom0", ours.try_clone()?, ours, transcript, DOM0_STARTS)
+            .with_context(|| fs::read_to_string(self.run.join("qemu.err")).unwrap_or_default())
+            .context("the machine does not start")?;
+        Ok(Running { _emulator: guard, serial, dom0 })
+    }
+
+    fn command(&self) -> Command {
+        let parts = self.parts;
+        // The emulator must not outlive the harness, however that ends.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+        command.args(["-machine", "q35,kernel-irqchip=off", "-accel", "tcg,thread=multi"]);
+        command.args(["-cpu", CPU, "-smp", "2", "-m", "4096", "-device", IOMMU]);
+        command.arg("-kernel").arg(&parts.xen).args(["-append", XEN_LINE]);
+        command.arg("-initrd").arg(format!(
+            "{} {DOM0_LINE} xen-pciback.hide=({NIC_ADDRESS}),{}",
+            parts.kernel.display(),
+            parts.dom0_initramfs.display()
+        ));
+        for (slot, disk) in [(3, parts.dom0_disk.as_path()), (4, self.jobs_disk)] {
+            let file = disk.display();
+            command.arg("-drive");
+            command.arg(format!("id=d{slot},if=none,format=raw,snapshot=on,file={file}"));
+            command.args(["-device", &format!("virtio-blk-pci,drive=d{slot},addr={slot}")]);
+        }
+        self.network(&mut command);
+        // The agent's port is the emulator's standard input, a socket.
+        command.args(["-chardev", "socket,id=agent,fd=0", "-device", "virtio-serial-pci,addr=6"]);
+        command.args(["-device", "virtserialport,chardev=agent,name=agent"]);
+        command.args(["-chardev", "file,id=serial,path=/dev/stdout", "-serial", "chardev:serial"]);
+        command.args(["-nodefaults", "-display", "none", "-no-reboot"]);
+        command
+    }
+
+    /// The NIC is on a hub with the user-mode network, whose gateway is
+    /// 10.0.2.2, and with the peer if there is one. What passes is captured.
+    fn network(&self, command: &mut Command) {
+        let capture = self.wire_capture();
+        let mut netdev = |options: &str| {
+            command.args(["-netdev", options]);
+        };
+        netdev("user,id=user");
+        netdev("hubport,id=hub-user,hubid=0,netdev=user");
+        if self.wire_peer {
+            let (peer, wire) = self.wire_sockets();
+            netdev(&format!(
+                "dgram,id=peer,local.type=unix,local.path={},remote.type=unix,remote.path={}",
+                wire.display(),
+                peer.display()
+            ));
+            netdev("hubport,id=hub-peer,hubid=0,netdev=peer");
+        }
+        netdev("hubport,id=nic,hubid=0");
+        command.args(["-device", &format!("{},netdev=nic,addr=5", self.nic.device()), "-object"]);
+        command.arg(format!("filter-dump,id=capture,netdev=nic,file={}", capture.display()));
+    }
+
+    /// Kills the emulator when the machine's time is up.
+    fn limit_life(&self, emulator: &Arc<Mutex<Child>>, serial: &Log) {
+        let (emulator, serial, limit) = (emulator.clone(), serial.clone(), self.limit);
+        thread::spawn(move || {
+            if !serial.wait_end(limit) {
+                eprintln!("lab: the machine had {limit:?}; ending it");
+                let _ = emulator.lock().unwrap().kill();
+            }
+        });
+    }
+}
+
+/// Ends the emulator when dropped.
+struct Guard(Arc<Mutex<Child>>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut emulator = self.0.lock().unwrap();
+        // It may have ended already.
+        let _ = emulator.kill();
+        let _ = emulator.wait();
+    }
+}
