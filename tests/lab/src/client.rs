@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::agent::protocol::{Exit, Frame, Kind, MAX_PAYLOAD, run_request};
 use crate::log::Log;
-use crate::protocol::{Exit, Frame, Kind, MAX_PAYLOAD, run_request};
 
 /// How much longer than the agent the harness waits for the end of a command:
 /// the answer itself takes its time on a slow machine.
@@ -278,6 +278,13 @@ pub struct StreamReader {
 pub struct StreamWriter {
     agent: Agent,
     id: u32,
+}
+
+impl StreamWriter {
+    /// Ends the command's standard input.
+    pub fn close(self) -> io::Result<()> {
+        self.agent.connection.send(Frame::new(Kind::Stdin, self.id, []))
+    }
 }
 
 impl Read for StreamReader {

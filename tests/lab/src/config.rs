@@ -50,6 +50,15 @@ pub fn driver_domain(door: Door) -> Result<String> {
     }
 }
 
+/// A Linux driver domain in Causeway's place, paravirtual as the guests are.
+pub fn linux_driver_domain() -> Result<String> {
+    let text = guest(DRIVER_DOMAIN, GuestKind::Pv, &[])?;
+    Ok(with_settings(
+        text,
+        &[("memory", "256"), ("cpus", "'1'"), ("pci", &format!("['{NIC_ADDRESS}']"))],
+    ))
+}
+
 /// A stock guest's configuration, with its agent's console.
 pub fn guest(name: &str, kind: GuestKind, vifs: &[&str]) -> Result<String> {
     let kind = match kind {
@@ -62,9 +71,9 @@ pub fn guest(name: &str, kind: GuestKind, vifs: &[&str]) -> Result<String> {
         &[
             ("name", &format!("'{name}'")),
             ("type", kind),
-            ("kernel", "'/lab/vmlinuz'"),
+            ("kernel", "'/lab/vmlinux'"),
             ("ramdisk", "'/lab/guest-initramfs'"),
-            ("extra", "'console=hvc0 panic=1'"),
+            ("extra", "'console=hvc0 quiet panic=1'"),
             ("memory", "128"),
             ("cpus", "'0'"),
             ("on_crash", "'destroy'"),

@@ -121,6 +121,14 @@ impl Lab {
         self.create(DRIVER_DOMAIN, &config::driver_domain(door)?)
     }
 
+    /// Starts a Linux driver domain in Causeway's place.
+    pub fn linux_driver_domain(&self) -> Result<Agent> {
+        self.create(DRIVER_DOMAIN, &config::linux_driver_domain()?)?;
+        let domain = self.connect_guest(DRIVER_DOMAIN)?;
+        domain.run("linux-driver-domain start", 60)?;
+        Ok(domain)
+    }
+
     /// Starts a stock guest whose vifs are given as in xl.cfg, and waits for its
     /// agent.
     pub fn guest(&self, name: &str, kind: GuestKind, vifs: &[&str]) -> Result<Agent> {
@@ -163,7 +171,7 @@ fn jobs_disk(parts: &Parts, options: &Options, run: &Path) -> Result<PathBuf> {
     let tree = run.join("jobs");
     fs::create_dir(&tree)?;
     let mut files = vec![
-        ("vmlinuz", parts.kernel.as_path()),
+        ("vmlinux", parts.kernel.as_path()),
         ("guest-initramfs", &parts.guest_initramfs),
         ("lab-agent", &parts.agent),
     ];

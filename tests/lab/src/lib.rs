@@ -3,15 +3,16 @@
 //!
 //! - [`setup`] makes what a boot needs, from Debian's packages, and caches it.
 //! - [`machine`] is one emulated machine; [`lab`] is Xen and dom0 on it.
-//! - [`client`] and [`serve`] are the two ends of [`protocol`], by which commands
-//!   run in dom0 and in guests without the network under test.
+//! - [`client`] runs commands in dom0 and in guests, where an [`agent`] serves, by
+//!   ways that are not the network under test.
 
+pub mod agent;
 pub mod client;
 pub mod config;
 pub mod lab;
 pub mod log;
 pub mod machine;
+pub mod observe;
 pub mod places;
-pub mod protocol;
-pub mod serve;
 pub mod setup;
+pub mod shell;

@@ -1,16 +1,20 @@
 //! The command line of the lab.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use lab::config::Door;
 use lab::lab::{Lab, Options};
-use lab::setup;
+use lab::{setup, shell};
+
+/// How long a person may use a shell.
+const A_DAY: Duration = Duration::from_secs(24 * 3600);
 
 const USAGE: &str = "usage: lab COMMAND
   setup            make what a boot needs, and cache it
+  shell [ELF]      boot Xen and open a shell in dom0; ELF is there as /lab/causeway
   up DOOR ELF      boot Xen and start ELF as the driver domain by DOOR (pvh, firmware)";
 
 fn main() -> ExitCode {
@@ -31,10 +35,20 @@ fn run(args: &[String]) -> Result<()> {
             println!("set up in {:.2} s", start.elapsed().as_secs_f32());
             Ok(())
         }
+        ["shell"] => open_shell(None),
+        ["shell", elf] => open_shell(Some(elf.into())),
         ["up", "pvh", elf] => up(Door::Pvh, Path::new(elf)),
         ["up", "firmware", elf] => up(Door::Firmware, Path::new(elf)),
         _ => bail!("{USAGE}"),
     }
+}
+
+/// The logs stay in the run's directory.
+fn open_shell(causeway: Option<PathBuf>) -> Result<()> {
+    let options = Options { causeway, limit: A_DAY, ..Options::new("shell") };
+    let lab = Lab::boot(&options)?;
+    eprintln!("lab: Xen is up, logs in {}", lab.run_dir().display());
+    shell::run(lab.dom0())
 }
 
 /// Boots Causeway once and shows what it said.

@@ -1,13 +1,22 @@
 //! The agent: what the harness runs inside dom0 and the guests.
-//!
-//! `lab-agent serve PORT` executes the harness's commands; `lab-agent relay PORT`
-//! joins a guest's port, seen from dom0, to standard input and output. The other
-//! subcommands are traffic with a known content.
 
+use std::net::TcpListener;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use lab::serve;
+use lab::agent::transfer::Transferred;
+use lab::agent::{pktgen, serve, stream, transfer};
+
+const USAGE: &str = "usage: lab-agent COMMAND
+  serve PORT                     run the harness's commands
+  relay PORT                     join a guest's port, seen from dom0, to standard input and output
+  transfer-serve ADDRESS:PORT    answer transfers
+  transfer-put ADDRESS:PORT MIB  send to a server, compare hashes
+  transfer-get ADDRESS:PORT MIB  have a server send
+  stream-send ADDRESS:PORT MS    a numbered datagram every MS, until standard input ends
+  stream-receive PORT            count them
+  pktgen-receive PORT LEN COUNT  check what Linux's packet generator sends";
 
 fn main() -> ExitCode {
     match run(&std::env::args().skip(1).collect::<Vec<_>>()) {
@@ -23,6 +32,28 @@ fn run(args: &[String]) -> Result<()> {
     match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["serve", port] => serve::serve(port).with_context(|| format!("serving {port}")),
         ["relay", port] => serve::relay(port).with_context(|| format!("relaying {port}")),
-        _ => bail!("usage: lab-agent serve PORT | relay PORT"),
+        ["transfer-serve", address] => {
+            let listener = TcpListener::bind(address)?;
+            println!("listening");
+            Ok(transfer::serve(&listener)?)
+        }
+        ["transfer-put", server, mib] => show(transfer::put(server, mib.parse()?)?),
+        ["transfer-get", server, mib] => show(transfer::get(server, mib.parse()?)?),
+        ["stream-send", receiver, ms] => stream::send(receiver, Duration::from_millis(ms.parse()?)),
+        ["stream-receive", port] => {
+            println!("{}", stream::receive(port.parse()?)?);
+            Ok(())
+        }
+        ["pktgen-receive", port, length, count] => {
+            println!("{}", pktgen::receive(port.parse()?, length.parse()?, count.parse()?)?);
+            Ok(())
+        }
+        _ => bail!("{USAGE}"),
     }
+}
+
+/// In the form that the harness reads.
+fn show(transferred: Transferred) -> Result<()> {
+    println!("{transferred}");
+    Ok(())
 }

@@ -10,10 +10,11 @@ use anyhow::{Context, Result, bail};
 use super::run;
 
 /// Programs the lab calls, with their packages.
-const TOOLS: [(&str, &str); 5] = [
+const TOOLS: [(&str, &str); 6] = [
     ("debootstrap", "debootstrap"),
     ("mkfs.ext4", "e2fsprogs"),
     ("xz", "xz-utils"),
+    ("zstd", "zstd"),
     ("gzip", "gzip"),
     ("setpriv", "util-linux"),
 ];

@@ -1,11 +1,13 @@
 //! Makes what a boot needs and caches it outside the checkout.
 //!
-//! Every piece is a directory named after a hash of its recipe (and so of the
-//! pieces it is made from). It is built under another name and renamed when it is
+//! Every piece is a directory named after a hash of its recipe: the source that
+//! makes it, and the pieces it is made from. It is built under another name and renamed when it is
 //! complete: what has its name is whole.
 
 mod host;
 mod images;
+mod initramfs;
+mod kernels;
 mod root;
 
 pub use images::make_ext4;
@@ -141,6 +143,34 @@ fn run(command: &mut Command) -> Result<Vec<u8>> {
         bail!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&text[tail..]));
     }
     Ok(output.stdout)
+}
+
+fn decompress(program: &str, from: &Path, to: &Path) -> Result<()> {
+    let status = Command::new(program)
+        .arg("-dc")
+        .stdin(File::open(from).with_context(|| format!("opening {}", from.display()))?)
+        .stdout(File::create(to)?)
+        .status()?;
+    if !status.success() {
+        bail!("{program} -dc {}: {status}", from.display());
+    }
+    Ok(())
+}
+
+/// The one entry of `dir` with this beginning and end.
+fn find(dir: &Path, start: &str, end: &str) -> Result<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with(start) && name.ends_with(end)) {
+            found.push(entry.path());
+        }
+    }
+    match found.as_slice() {
+        [path] => Ok(path.clone()),
+        _ => bail!("{}: {} entries like {start}*{end}", dir.display(), found.len()),
+    }
 }
 
 #[cfg(test)]

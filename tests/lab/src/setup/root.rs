@@ -40,10 +40,7 @@ const POLICY: &str = "#!/bin/sh\nexit 101\n";
 
 /// The root as a directory.
 pub(super) fn build(cache: &Cache) -> Result<Piece> {
-    let packages = PACKAGES.join(" ");
-    let unused = UNUSED.join(" ");
-    let recipe = [SUITE.as_bytes(), packages.as_bytes(), unused.as_bytes(), POLICY.as_bytes()];
-    cache.piece("root", &recipe, |dir| {
+    cache.piece("root", &[include_bytes!("root.rs")], |dir| {
         run(Command::new("debootstrap")
             .args(["--variant=minbase", SUITE])
             .arg(dir)

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::protocol::{Exit, Frame, Kind, MAX_PAYLOAD, parse_run_request};
+use super::protocol::{Exit, Frame, Kind, MAX_PAYLOAD, parse_run_request};
 
 /// How long output may trail behind the end of its command. A daemon started in
 /// the background keeps the pipes open for ever; its output is not waited for.

@@ -1,0 +1,154 @@
+//! A stream of numbered datagrams at a steady pace: what is lost and how long the
+//! longest silence was is what a guest's neighbours notice of a change elsewhere.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io::{self, Read};
+use std::net::UdpSocket;
+use std::str::FromStr;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// The number that ends the stream; repeated, as it may be lost too.
+const LAST: u64 = u64::MAX;
+const LAST_REPEATED: usize = 20;
+
+/// A receiver that hears nothing for this long reports what it has.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// What the receiver saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Numbers that arrived.
+    pub received: u64,
+    /// Numbers below the highest that never arrived.
+    pub lost: u64,
+    /// Numbers that arrived after a higher one.
+    pub late: u64,
+    /// Datagrams whose number had arrived before.
+    pub repeated: u64,
+    /// The longest time between two arrivals, in microseconds.
+    pub longest_gap_us: u64,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "received {} lost {} late {} repeated {} longest_gap_us {}",
+            self.received, self.lost, self.late, self.repeated, self.longest_gap_us
+        )
+    }
+}
+
+impl FromStr for Report {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Report> {
+        match text.split_whitespace().collect::<Vec<_>>().as_slice() {
+            ["received", a, "lost", b, "late", c, "repeated", d, "longest_gap_us", e] => {
+                Ok(Report {
+                    received: a.parse()?,
+                    lost: b.parse()?,
+                    late: c.parse()?,
+                    repeated: d.parse()?,
+                    longest_gap_us: e.parse()?,
+                })
+            }
+            _ => bail!("not a report of a stream: {text:?}"),
+        }
+    }
+}
+
+/// Sends a datagram every `interval` to `receiver` until standard input ends.
+pub fn send(receiver: &str, interval: Duration) -> Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(receiver).with_context(|| format!("connecting to {receiver}"))?;
+    let (ended, wait_ended) = mpsc::channel::<()>();
+    thread::spawn(move || {
+        // An error is an end as well.
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        drop(ended);
+    });
+    let mut number: u64 = 0;
+    while wait_ended.recv_timeout(interval) == Err(mpsc::RecvTimeoutError::Timeout) {
+        // What the network refuses is lost; the receiver counts.
+        let _ = socket.send(&number.to_le_bytes());
+        number += 1;
+    }
+    for _ in 0..LAST_REPEATED {
+        let _ = socket.send(&LAST.to_le_bytes());
+        thread::sleep(interval);
+    }
+    println!("sent {number}");
+    Ok(())
+}
+
+/// Receives a stream on `port` to its end.
+pub fn receive(port: u16) -> Result<Report> {
+    let socket = UdpSocket::bind(("0.0.0.0", port))?;
+    socket.set_read_timeout(Some(SILENCE))?;
+    println!("listening");
+    let mut tally = Tally::default();
+    let mut datagram = [0; 8];
+    loop {
+        match socket.recv(&mut datagram) {
+            Ok(8) => match u64::from_le_bytes(datagram) {
+                LAST => return Ok(tally.report),
+                number => tally.count(number, Instant::now()),
+            },
+            Ok(n) => bail!("a datagram of {n} bytes"),
+            Err(_) => return Ok(tally.report),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    report: Report,
+    next: u64,
+    missing: BTreeSet<u64>,
+    last_arrival: Option<Instant>,
+}
+
+impl Tally {
+    fn count(&mut self, number: u64, now: Instant) {
+        if let Some(last) = self.last_arrival.replace(now) {
+            let gap = now.duration_since(last).as_micros() as u64;
+            self.report.longest_gap_us = self.report.longest_gap_us.max(gap);
+        }
+        if number >= self.next {
+            self.missing.extend(self.next..number);
+            self.next = number + 1;
+        } else if self.missing.remove(&number) {
+            self.report.late += 1;
+        } else {
+            self.report.repeated += 1;
+            return;
+        }
+        self.report.received += 1;
+        self.report.lost = self.missing.len() as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_disorder_and_gaps_are_counted() {
+        let start = Instant::now();
+        let mut tally = Tally::default();
+        for (number, ms) in [(0, 0), (1, 10), (4, 250), (3, 260), (1, 270), (5, 280)] {
+            tally.count(number, start + Duration::from_millis(ms));
+        }
+        let expected =
+            Report { received: 5, lost: 1, late: 1, repeated: 1, longest_gap_us: 240_000 };
+        assert_eq!(tally.report, expected);
+        assert_eq!(tally.report.to_string().parse::<Report>().unwrap(), expected);
+        assert!("received 1".parse::<Report>().is_err());
+    }
+}
