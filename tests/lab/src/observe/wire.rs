@@ -286,7 +286,7 @@ mod tests {
         file.extend(&record[..30]);
         std::fs::write(&path, &file).unwrap();
         let mut capture = Capture::follow(path.clone());
-        assert_eq!(capture.new_frames().unwrap(), [frame.clone()]);
+        assert_eq!(capture.new_frames().unwrap(), std::slice::from_ref(&frame));
         assert_eq!(capture.new_frames().unwrap(), []);
         file.extend(&record[30..]);
         std::fs::write(&path, &file).unwrap();
