@@ -128,11 +128,7 @@ pub fn bring_up(start_info: u32) -> Result<Domain, Error> {
 
 /// The page and the event channel that the toolstack set up for a service, by
 /// their HVM parameters.
-fn channel(
-    service: &'static str,
-    frame: u32,
-    port: u32,
-) -> Result<(SharedPage, EventPort), Error> {
+fn channel(service: &'static str, frame: u32, port: u32) -> Result<(SharedPage, EventPort), Error> {
     let frame = hypercall(service, hypercall::hvm_param(frame))?;
     let port = hypercall(service, hypercall::hvm_param(port))?;
     let page = page_at(frame * PAGE_SIZE as u64).ok_or(Error::NoService(service))?;
