@@ -152,6 +152,182 @@ pub struct Private {
 impl Private {
     /// Whether every copy succeeded.
     pub fn succeeded(&self, copies: &CopyBatch) -> bool {
-        self.copies.clone().all(|place| copies.status(place).is_ok())
+        self.failures(copies).next().is_none()
+    }
+
+    /// Which of the original's fragments could not be copied, by their place.
+    pub fn failures<'a>(&self, copies: &'a CopyBatch) -> impl Iterator<Item = usize> + use<'a> {
+        let places = self.copies.clone().enumerate();
+        places.filter(|(_, place)| copies.status(*place).is_err()).map(|(fragment, _)| fragment)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xen::DomainId;
+    use xen::grant::GrantRef;
+
+    use super::*;
+    use crate::memory::testing::{self, Guests};
+    use crate::packet::{Checksum, Fragment, MAX_FRAGMENTS, Meta};
+    use crate::pages::{Claim, ShardId};
+
+    const GUEST: DomainId = DomainId(2);
+
+    struct World {
+        guests: Guests,
+        pools: Pools,
+        shard: ShardId,
+    }
+
+    impl World {
+        /// Pools of 4 packets, 16 small and 4 large buffers and 20 copies.
+        fn new() -> Self {
+            let mut pools = testing::pools(4, 1, 2, 20);
+            let shard = pools.tracker.open(GUEST, 64).unwrap();
+            Self { guests: Guests::default(), pools, shard }
+        }
+
+        /// A packet with `headers` in our memory and a page for each of `payload`.
+        fn packet(&mut self, headers: &[u8], payload: &[&[u8]]) -> Box<Packet> {
+            let mut packet = self.pools.take().unwrap();
+            let mut buffer = self.pools.buffers.take(Size::Small).unwrap();
+            let cell = self.pools.buffers.bytes_mut(&mut buffer).unwrap();
+            cell[9..9 + headers.len()].copy_from_slice(headers);
+            packet.linear = Some(Linear { buffer, offset: 9, len: headers.len() as u16 });
+            for (number, bytes) in payload.iter().enumerate() {
+                let reference = GrantRef(number as u32);
+                self.guests.grant(GUEST, reference, bytes);
+                let claim = Claim { reference, id: number as u16, extras: 0 };
+                let hold = self.pools.tracker.claim(self.shard, claim).unwrap();
+                let fragment = Fragment { hold, offset: 1, len: bytes.len() as u16 - 1 };
+                packet.fragments.push(fragment).unwrap();
+            }
+            packet.meta = Meta { checksum: Checksum::Partial };
+            packet
+        }
+
+        fn end(mut self) {
+            while self.pools.tracker.next_response(self.shard).is_some() {}
+            assert_eq!(self.pools.tracker.counters().outstanding(), 0);
+            assert_eq!(self.pools.tracker.counters().holds, 0);
+            assert_eq!(self.pools.idle(), 4);
+            assert_eq!(self.pools.buffers.free(Size::Small), 16);
+            assert_eq!(self.pools.buffers.free(Size::Large), 4);
+        }
+    }
+
+    #[test]
+    fn a_packet_given_back_is_empty_when_it_is_taken_again() {
+        let mut world = World::new();
+        let packets: Vec<_> = (0..4).map(|_| world.packet(b"ab", &[b"-cd"])).collect();
+        assert!(world.pools.take().is_none());
+        packets.into_iter().for_each(|packet| world.pools.give(packet));
+        let packet = world.pools.take().unwrap();
+        assert!(packet.is_empty() && packet.linear.is_none() && packet.is_private());
+        assert_eq!(packet.meta, Meta::default());
+        world.pools.give(packet);
+        world.end();
+    }
+
+    #[test]
+    fn a_clone_is_the_same_bytes_counted_once_more() {
+        let mut world = World::new();
+        let packet = world.packet(b"ab", &[b"-cd", b"-ef"]);
+        let clone = world.pools.share(&packet).unwrap();
+        assert_eq!(clone.len(), 6);
+        assert_eq!(clone.meta, packet.meta);
+        assert_eq!(clone.headers(&world.pools.buffers), b"ab");
+        assert_eq!(world.pools.tracker.counters().holds, 4);
+        assert_eq!(world.pools.buffers.free(Size::Small), 15);
+        world.pools.give(packet);
+        assert_eq!(world.pools.tracker.next_due(), None, "the clone still looks");
+        assert_eq!(clone.headers(&world.pools.buffers), b"ab");
+        world.pools.give(clone);
+        assert_eq!(world.pools.tracker.next_due(), Some(world.shard));
+        world.end();
+    }
+
+    #[test]
+    fn a_clone_that_cannot_be_whole_is_not_made() {
+        let mut world = World::new();
+        let packet = world.packet(b"ab", &[b"-cd", b"-ef"]);
+        let held = &packet.fragments[1].hold;
+        let holds: Vec<_> = core::iter::from_fn(|| world.pools.tracker.share(held)).collect();
+        assert!(world.pools.share(&packet).is_none(), "too many holders");
+        assert_eq!(world.pools.idle(), 3);
+        holds.into_iter().for_each(|hold| world.pools.tracker.release(hold));
+        let others: Vec<_> = core::iter::from_fn(|| world.pools.take()).collect();
+        assert!(world.pools.share(&packet).is_none(), "no packet left");
+        others.into_iter().for_each(|other| world.pools.give(other));
+        world.pools.give(packet);
+        world.end();
+    }
+
+    #[test]
+    fn a_private_copy_has_all_bytes_in_one_buffer_of_its_own() {
+        let mut world = World::new();
+        let packet = world.packet(b"ab", &[b"-cde", b"-f", b"-gh"]);
+        let private = world.pools.privatise(&packet).unwrap();
+        assert!(!private.succeeded(&world.pools.copies), "not run");
+        world.pools.run_copies(&world.guests);
+        assert!(private.succeeded(&world.pools.copies));
+        world.pools.give(packet);
+        assert!(private.packet.is_private());
+        assert_eq!(private.packet.headers(&world.pools.buffers), b"abcdefgh");
+        assert_eq!(private.packet.linear.as_ref().unwrap().offset, HEADROOM);
+        assert_eq!(private.packet.meta.checksum, Checksum::Partial);
+        world.pools.give(private.packet);
+        world.end();
+    }
+
+    #[test]
+    fn a_failed_copy_is_told_by_its_fragment() {
+        let mut world = World::new();
+        let first = world.packet(b"ab", &[b"-cd", b"-ef"]);
+        let second = world.packet(b"gh", &[b"-ij", b"-kl", b"-mn"]);
+        world.guests.revoke(GUEST, GrantRef(2));
+        let copies = [&first, &second].map(|packet| world.pools.privatise(packet).unwrap());
+        world.pools.run_copies(&world.guests);
+        let failures = |at: usize| copies[at].failures(&world.pools.copies).collect::<Vec<_>>();
+        assert_eq!(failures(0), []);
+        assert_eq!(failures(1), [2]);
+        let succeeded = copies.each_ref().map(|copy| copy.succeeded(&world.pools.copies));
+        assert_eq!(succeeded, [true, false]);
+        let packets = copies.map(|copy| copy.packet).into_iter().chain([first, second]);
+        packets.for_each(|packet| world.pools.give(packet));
+        world.end();
+    }
+
+    #[test]
+    fn a_private_copy_that_cannot_be_whole_is_not_started() {
+        let mut world = World::new();
+        let room = Size::Large.bytes() - usize::from(HEADROOM);
+        let payload = vec![0; room - 1];
+        let longest = world.packet(b"ab", &[&payload]);
+        assert_eq!(longest.len(), room);
+        let private = world.pools.privatise(&longest).unwrap();
+        world.pools.copies.clear();
+        world.pools.give(private.packet);
+        world.pools.give(longest);
+        let payload = vec![0; room];
+        let packet = world.packet(b"ab", &[&payload]);
+        assert!(world.pools.privatise(&packet).is_none(), "a byte too long");
+        world.pools.give(packet);
+
+        let packet = world.packet(b"ab", &[&b"-c"[..]; MAX_FRAGMENTS]);
+        let private = world.pools.privatise(&packet).unwrap();
+        assert_eq!(world.pools.copies.room(), 2);
+        assert!(world.pools.privatise(&packet).is_none(), "no room in the batch");
+        assert_eq!(world.pools.copies.room(), 2);
+        world.pools.copies.clear();
+        world.pools.give(private.packet);
+
+        let buffers: Vec<_> =
+            core::iter::from_fn(|| world.pools.buffers.take(Size::Large)).collect();
+        assert!(world.pools.privatise(&packet).is_none(), "no buffer left");
+        buffers.into_iter().for_each(|buffer| world.pools.buffers.give(buffer));
+        world.pools.give(packet);
+        world.end();
     }
 }

@@ -255,3 +255,129 @@ impl Class {
         unsafe { self.ram.base().add(index as usize * size.bytes()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::ram;
+    use super::*;
+
+    fn buffers() -> Buffers {
+        Buffers::new(ram(1), ram(2))
+    }
+
+    #[test]
+    fn every_cell_is_given_once_and_none_overlaps() {
+        let mut buffers = buffers();
+        let mut taken = Vec::new();
+        for (size, cells) in [(Size::Small, 16), (Size::Large, 4)] {
+            assert_eq!(buffers.free(size), cells);
+            while let Some(buffer) = buffers.take(size) {
+                taken.push(buffer);
+            }
+            assert_eq!(buffers.free(size), 0);
+        }
+        assert_eq!(taken.len(), 20);
+        for (number, buffer) in taken.iter_mut().enumerate() {
+            buffers.bytes_mut(buffer).unwrap().fill(number as u8);
+        }
+        for (number, buffer) in taken.iter().enumerate() {
+            let bytes = buffers.bytes(buffer);
+            assert_eq!(bytes.len(), buffer.size().bytes());
+            assert!(bytes.iter().all(|byte| *byte == number as u8));
+        }
+        taken.into_iter().for_each(|buffer| buffers.give(buffer));
+        assert_eq!((buffers.free(Size::Small), buffers.free(Size::Large)), (16, 4));
+    }
+
+    #[test]
+    fn a_shared_cell_is_not_written_and_is_freed_by_its_last_owner() {
+        let mut buffers = buffers();
+        let mut first = buffers.take(Size::Small).unwrap();
+        buffers.bytes_mut(&mut first).unwrap()[0] = 7;
+        let mut second = buffers.share(&first).unwrap();
+        assert!(buffers.bytes_mut(&mut first).is_none());
+        assert!(buffers.bytes_mut(&mut second).is_none());
+        let other = buffers.take(Size::Small).unwrap();
+        assert_eq!(buffers.copy(&other, 0..4, &mut first, 0), 0);
+        assert_eq!(buffers.bytes(&second)[0], 7);
+        buffers.give(first);
+        assert_eq!(buffers.free(Size::Small), 14);
+        assert!(buffers.bytes_mut(&mut second).is_some());
+        buffers.give(second);
+        buffers.give(other);
+        assert_eq!(buffers.free(Size::Small), 16);
+    }
+
+    #[test]
+    fn owners_are_counted_up_to_a_limit() {
+        let mut buffers = buffers();
+        let first = buffers.take(Size::Small).unwrap();
+        let others: Vec<_> = core::iter::from_fn(|| buffers.share(&first)).collect();
+        assert_eq!(others.len(), usize::from(u16::MAX) - 1);
+        others.into_iter().for_each(|buffer| buffers.give(buffer));
+        buffers.give(first);
+        assert_eq!(buffers.free(Size::Small), 16);
+    }
+
+    #[test]
+    #[should_panic(expected = "dropped instead of given back")]
+    fn a_dropped_buffer_is_noted() {
+        drop(buffers().take(Size::Small));
+    }
+
+    #[test]
+    fn a_run_of_pages_is_split_in_two() {
+        let mut rest = ram(3);
+        let whole = rest.first().number();
+        assert!(rest.split(4).is_none());
+        let first = rest.split(1).unwrap();
+        assert_eq!((first.pages(), rest.pages()), (1, 2));
+        assert_eq!((first.first().number(), rest.first().number()), (whole, whole + 1));
+        assert_eq!(rest.base().as_ptr() as usize, first.base().as_ptr() as usize + PAGE_SIZE);
+    }
+
+    proptest! {
+        /// What hypercalls and devices are told lies where the bytes are, and
+        /// nothing outside a cell is ever reached.
+        #[test]
+        fn regions_and_copies_stay_in_their_cells(
+            skip in 0usize..4,
+            start in 0usize..2100,
+            end in 0usize..2100,
+            at in 0usize..300,
+        ) {
+            let mut buffers = buffers();
+            let mut taken: Vec<_> =
+                core::iter::from_fn(|| buffers.take(Size::Large)).collect();
+            let mut from = taken.swap_remove(skip);
+            for (place, byte) in buffers.bytes_mut(&mut from).unwrap().iter_mut().enumerate() {
+                *byte = place as u8 | 1;
+            }
+            let inside = start <= end && end <= 2048;
+            let region = buffers.region(&from, start..end);
+            prop_assert_eq!(region.is_some(), inside);
+            if let Some(region) = region {
+                let address = buffers.bytes(&from).as_ptr() as u64 + start as u64;
+                prop_assert_eq!(region.dma_address(), address);
+                prop_assert_eq!(usize::from(region.len()), end - start);
+            }
+            let mut to = buffers.take(Size::Small).unwrap();
+            buffers.bytes_mut(&mut to).unwrap().fill(0);
+            let copied = buffers.copy(&from, start..end, &mut to, at);
+            let fits = inside && at + (end - start) <= 256;
+            prop_assert_eq!(copied, if fits { end - start } else { 0 });
+            for (place, byte) in buffers.bytes(&to).iter().enumerate() {
+                let expected = if fits && (at..at + copied).contains(&place) {
+                    (place - at + start) as u8 | 1
+                } else {
+                    0
+                };
+                prop_assert_eq!(*byte, expected);
+            }
+            taken.extend([from, to]);
+            taken.into_iter().for_each(|buffer| buffers.give(buffer));
+        }
+    }
+}

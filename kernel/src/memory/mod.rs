@@ -9,6 +9,8 @@ mod layout;
 mod mapped;
 mod registers;
 mod shared;
+#[cfg(test)]
+pub(crate) mod testing;
 mod window;
 
 pub use buffers::{Buffer, Buffers, Ram, Size};
