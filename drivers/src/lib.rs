@@ -6,5 +6,4 @@
 extern crate alloc;
 
 pub mod netback;
-pub mod nic;
 pub mod pci;

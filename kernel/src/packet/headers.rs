@@ -129,6 +129,15 @@ impl Ethernet {
         }
         Ok(Self { ethertype, payload })
     }
+
+    /// Which version of IP the payload is, if it is any.
+    pub const fn ip(&self) -> Option<Version> {
+        match self.ethertype {
+            ethertype::IPV4 => Some(Version::V4),
+            ethertype::IPV6 => Some(Version::V6),
+            _ => None,
+        }
+    }
 }
 
 /// A version of the Internet protocol.
@@ -161,11 +170,11 @@ pub struct Ip {
 impl Ip {
     /// Finds the IP header of a frame of `len` bytes that begins with `bytes`.
     pub fn parse(bytes: &[u8], len: usize) -> Result<Self, HeaderError> {
-        let Ethernet { ethertype, payload } = Ethernet::parse(bytes)?;
-        match ethertype {
-            ethertype::IPV4 => Self::parse_v4(bytes, payload, len),
-            ethertype::IPV6 => Self::parse_v6(bytes, payload, len),
-            other => Err(HeaderError::NotIp(other)),
+        let ethernet = Ethernet::parse(bytes)?;
+        match ethernet.ip() {
+            Some(Version::V4) => Self::parse_v4(bytes, ethernet.payload, len),
+            Some(Version::V6) => Self::parse_v6(bytes, ethernet.payload, len),
+            None => Err(HeaderError::NotIp(ethernet.ethertype)),
         }
     }
 

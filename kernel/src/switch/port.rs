@@ -1,12 +1,67 @@
 //! What a switch has ports to: guests' vifs and the NIC, behind one trait, so that
 //! the switch never names a driver.
 
+use core::fmt;
 use core::time::Duration;
 
 use xen::Instant;
 
 use super::PortQueue;
+use super::bridge::PinError;
+use super::queue::QueueLimits;
 use crate::Pools;
+use crate::packet::{MacAddress, Version};
+
+/// Names a port of a switch. No two ports have had the same name since the start,
+/// and that of a removed one names nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct PortId {
+    pub(super) switch: u16,
+    pub(super) index: u16,
+    pub(super) generation: u32,
+}
+
+impl fmt::Display for PortId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.switch, self.index, self.generation)
+    }
+}
+
+/// What a port is, for as long as it exists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortConfig {
+    /// The address that only this port may send from: a guest's configured `mac`.
+    pub address: Option<MacAddress>,
+    /// How many other addresses can be learnt behind it.
+    pub addresses: u16,
+    /// Whether it leads outside, where a station may turn up at any time.
+    pub uplink: bool,
+    /// The most bytes behind the Ethernet header, or behind one or two VLAN tags.
+    pub mtu: u16,
+    /// How much may wait for it.
+    pub queue: QueueLimits,
+}
+
+/// Why a switch did not take a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum JoinError {
+    /// The switch has all the ports it can have.
+    Ports,
+    /// There are all the switches there can be.
+    Switches,
+    /// The port's address cannot be its own.
+    Address(PinError),
+}
+
+impl fmt::Display for JoinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ports => f.write_str("the bridge has no port left"),
+            Self::Switches => f.write_str("no more bridges can be made"),
+            Self::Address(error) => error.fmt(f),
+        }
+    }
+}
 
 /// How long a port may look at a guest's page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,7 +72,37 @@ pub enum Holding {
     AtMost(Duration),
 }
 
+/// Which packets a port takes with their checksum still to be made
+/// ([`Checksum::Partial`](crate::packet::Checksum::Partial)).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct PartialChecksums {
+    /// TCP and UDP over IPv4.
+    pub v4: bool,
+    /// TCP and UDP over IPv6.
+    pub v6: bool,
+}
+
+impl PartialChecksums {
+    /// None: the switch makes them all.
+    pub const NONE: Self = Self { v4: false, v6: false };
+    /// All of them.
+    pub const ALL: Self = Self { v4: true, v6: true };
+
+    /// Whether those over one version of IP are taken.
+    pub const fn over(self, version: Version) -> bool {
+        match version {
+            Version::V4 => self.v4,
+            Version::V6 => self.v6,
+        }
+    }
+}
+
 /// The far side of a switch's port.
+///
+/// The switch calls [`transmit`](Self::transmit) with nothing in the queue that
+/// the port does not take: what [`holding`](Self::holding) and
+/// [`partial_checksums`](Self::partial_checksums) say must not change while the
+/// port is part of a switch.
 pub trait Port {
     /// Sends from the front of `queue` what can be sent now, in order, and leaves
     /// the rest. Packets that end here go back to `pools`.
@@ -25,4 +110,14 @@ pub trait Port {
 
     /// How long the port may hold lent pages.
     fn holding(&self) -> Holding;
+
+    /// Which packets it takes without a finished checksum.
+    fn partial_checksums(&self) -> PartialChecksums;
+}
+
+/// Where the switch finds what is behind its ports.
+pub trait Ports {
+    /// What is behind a port; `None` while nothing is, so that its packets wait
+    /// until they expire.
+    fn port(&mut self, id: PortId) -> Option<&mut dyn Port>;
 }

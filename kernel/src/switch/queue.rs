@@ -2,68 +2,200 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use core::ops::Range;
 
 use xen::Instant;
 
 use crate::packet::Packet;
 
+/// The most lent pages of one source in a destination's queue (NETBACK-SPEC O-8).
+/// Packets beyond it are copied.
+pub(super) const MAX_LENT: u16 = 32;
+
+/// No source: the packet is our own.
+const NO_SOURCE: u16 = u16::MAX;
+
+/// How much may wait for a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QueueLimits {
+    /// Packets.
+    pub packets: usize,
+    /// Bytes. Below the longest packet, that one never passes.
+    pub bytes: usize,
+}
+
 /// A port's bounded queue, first in first out.
 pub struct PortQueue {
-    packets: VecDeque<(Instant, Box<Packet>)>,
+    waiting: VecDeque<Waiting>,
     bytes: usize,
-    limit: usize,
+    limits: QueueLimits,
+    /// How many at the back the switch has not made ready yet.
+    fresh: usize,
+    /// How many places are empty, while packets are made ready.
+    holes: usize,
+    /// By source, how many lent pages are in the queue.
+    lent: Box<[u16]>,
+}
+
+struct Waiting {
+    /// `None` between a failed preparation and its end.
+    packet: Option<Box<Packet>>,
+    since: Instant,
+    source: u16,
+    /// How many pages of it are counted against its source.
+    lent: u16,
 }
 
 impl PortQueue {
-    /// A queue of at most `limit` packets; allocates for all of them.
-    pub fn new(limit: usize) -> Self {
-        Self { packets: VecDeque::with_capacity(limit), bytes: 0, limit }
+    /// A queue; allocates for all the packets it may hold.
+    pub fn new(limits: QueueLimits) -> Self {
+        Self::with_sources(limits, 0)
     }
 
-    /// Adds a packet, or hands it back when the queue is full.
-    pub fn push(&mut self, packet: Box<Packet>, now: Instant) -> Result<(), Box<Packet>> {
-        if self.packets.len() == self.limit {
-            return Err(packet);
+    /// A queue which counts the pages lent by each of `sources` ports.
+    pub(super) fn with_sources(limits: QueueLimits, sources: u16) -> Self {
+        Self {
+            waiting: VecDeque::with_capacity(limits.packets),
+            bytes: 0,
+            limits,
+            fresh: 0,
+            holes: 0,
+            lent: alloc::vec![0; usize::from(sources)].into(),
         }
-        self.bytes += packet.len();
-        self.packets.push_back((now, packet));
-        Ok(())
+    }
+
+    /// Adds a packet that is ready to be sent, or hands it back when the queue is
+    /// full.
+    pub fn push(&mut self, packet: Box<Packet>, now: Instant) -> Result<(), Box<Packet>> {
+        self.enqueue(packet, NO_SOURCE, now)
     }
 
     /// The packet at the front.
     pub fn front(&self) -> Option<&Packet> {
-        self.packets.front().map(|(_, packet)| &**packet)
+        self.get(0)
     }
 
     /// The packet at `index` from the front.
     pub fn get(&self, index: usize) -> Option<&Packet> {
-        self.packets.get(index).map(|(_, packet)| &**packet)
+        self.waiting.get(index)?.packet.as_deref()
     }
 
     /// Since when the packet at the front has waited.
     pub fn oldest(&self) -> Option<Instant> {
-        self.packets.front().map(|(since, _)| *since)
+        self.waiting.front().map(|waiting| waiting.since)
     }
 
     /// Takes the packet at the front.
     pub fn pop(&mut self) -> Option<Box<Packet>> {
-        let (_, packet) = self.packets.pop_front()?;
-        self.bytes -= packet.len();
+        let packet = self.take(0)?;
+        self.waiting.pop_front();
+        self.holes -= 1;
+        self.fresh = self.fresh.min(self.waiting.len());
         Some(packet)
     }
 
     /// How many packets wait.
     pub fn len(&self) -> usize {
-        self.packets.len()
+        self.waiting.len()
     }
 
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
-        self.packets.is_empty()
+        self.waiting.is_empty()
     }
 
     /// How many bytes wait.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether a packet of `len` bytes finds room.
+    pub(super) fn has_room(&self, len: usize) -> bool {
+        self.waiting.len() < self.limits.packets && self.bytes + len <= self.limits.bytes
+    }
+
+    /// Adds a packet from `source` which is not ready yet, or hands it back when
+    /// the queue is full.
+    pub(super) fn push_fresh(
+        &mut self,
+        packet: Box<Packet>,
+        source: u16,
+        now: Instant,
+    ) -> Result<(), Box<Packet>> {
+        self.enqueue(packet, source, now)?;
+        self.fresh += 1;
+        Ok(())
+    }
+
+    /// Takes note that all packets will be ready before the queue is used, and
+    /// returns where those are that are not yet.
+    pub(super) fn set_ready(&mut self) -> Range<usize> {
+        let fresh = core::mem::take(&mut self.fresh);
+        self.waiting.len() - fresh..self.waiting.len()
+    }
+
+    /// The packet at `index`, to be changed without changing its length.
+    pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Packet> {
+        self.waiting.get_mut(index)?.packet.as_deref_mut()
+    }
+
+    /// Counts the pages of the packet at `index` against its source; whether they
+    /// are few enough to stay.
+    pub(super) fn lend(&mut self, index: usize) -> bool {
+        let Some(waiting) = self.waiting.get_mut(index) else { return false };
+        let Some(lent) = self.lent.get_mut(usize::from(waiting.source)) else { return true };
+        let pages = waiting.packet.as_ref().map_or(0, |packet| packet.fragments.len() as u16);
+        if *lent + pages > MAX_LENT {
+            return false;
+        }
+        *lent += pages;
+        waiting.lent = pages;
+        true
+    }
+
+    /// Takes the packet at `index` and leaves a hole for
+    /// [`close_holes`](Self::close_holes).
+    pub(super) fn take(&mut self, index: usize) -> Option<Box<Packet>> {
+        let waiting = self.waiting.get_mut(index)?;
+        let packet = waiting.packet.take()?;
+        self.bytes -= packet.len();
+        self.holes += 1;
+        if let Some(lent) = self.lent.get_mut(usize::from(waiting.source)) {
+            *lent -= waiting.lent;
+            waiting.lent = 0;
+        }
+        Some(packet)
+    }
+
+    /// Puts a packet that borrows nothing in the place of the one at `index`;
+    /// returns that one, or the given one where there is none.
+    pub(super) fn replace(&mut self, index: usize, packet: Box<Packet>) -> Box<Packet> {
+        let Some(previous) = self.take(index) else { return packet };
+        self.bytes += packet.len();
+        self.waiting[index].packet = Some(packet);
+        self.holes -= 1;
+        previous
+    }
+
+    /// Closes the holes.
+    pub(super) fn close_holes(&mut self) {
+        if core::mem::take(&mut self.holes) > 0 {
+            self.waiting.retain(|waiting| waiting.packet.is_some());
+        }
+    }
+
+    fn enqueue(
+        &mut self,
+        packet: Box<Packet>,
+        source: u16,
+        since: Instant,
+    ) -> Result<(), Box<Packet>> {
+        let len = packet.len();
+        if !self.has_room(len) {
+            return Err(packet);
+        }
+        self.bytes += len;
+        self.waiting.push_back(Waiting { packet: Some(packet), since, source, lent: 0 });
+        Ok(())
     }
 }

@@ -1,0 +1,197 @@
+//! The switches of the domain, by the name that a vif's `bridge=` gives.
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::str::FromStr;
+
+use xen::{Hypervisor, Instant};
+
+use super::Switch;
+use super::bridge::Seed;
+use super::counters::Counters;
+use super::port::{JoinError, PortConfig, PortId, Ports};
+use crate::Pools;
+use crate::packet::Batch;
+
+/// A bridge's name: what Linux takes for an interface's, so that what works with
+/// another backend works here.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct BridgeName(heapless::String<{ Self::MAX }>);
+
+impl BridgeName {
+    /// The most characters.
+    pub const MAX: usize = 15;
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for BridgeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a text is no bridge's name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BadName {
+    /// There is nothing in it.
+    Empty,
+    /// It has more than [`BridgeName::MAX`] bytes.
+    TooLong,
+    /// It has spaces, slashes, or characters that are not printable ASCII.
+    Character,
+}
+
+impl fmt::Display for BadName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("a bridge's name is empty"),
+            Self::TooLong => {
+                write!(f, "a bridge's name has more than {} characters", BridgeName::MAX)
+            }
+            Self::Character => {
+                f.write_str("a bridge's name has a space, a slash or no printable ASCII")
+            }
+        }
+    }
+}
+
+impl FromStr for BridgeName {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        if text.is_empty() {
+            return Err(BadName::Empty);
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/') {
+            return Err(BadName::Character);
+        }
+        text.try_into().map(Self).map_err(|_| BadName::TooLong)
+    }
+}
+
+/// How large the domain's switches are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// How many switches.
+    pub switches: u16,
+    /// How many ports each.
+    pub ports: u16,
+    /// How many addresses each knows, rounded up to a power of two. Twice as many
+    /// as there should be leave hardly one out.
+    pub addresses: usize,
+}
+
+/// All switches. One exists for as long as it has ports.
+pub struct Switches {
+    /// Never shrinks: a switch without ports waits for its next name, so that what
+    /// it allocated serves again and its ports' names stay used up.
+    switches: Vec<(BridgeName, Switch)>,
+    limits: Limits,
+    seed: Seed,
+    strays: u64,
+}
+
+impl Switches {
+    /// No switches yet. `seed` has to be what no peer can guess.
+    pub const fn new(limits: Limits, seed: Seed) -> Self {
+        Self { switches: Vec::new(), limits, seed, strays: 0 }
+    }
+
+    /// Adds a port to the switch `name`, which is made if it is not there.
+    /// Allocates.
+    pub fn join(&mut self, name: &BridgeName, config: PortConfig) -> Result<PortId, JoinError> {
+        let known = self.switches.iter().position(|(known, _)| known == name);
+        let free = || self.switches.iter().position(|(_, switch)| switch.is_empty());
+        let index = match known.or_else(free) {
+            Some(index) => index,
+            None => {
+                let number = self.switches.len() as u16;
+                if number >= self.limits.switches {
+                    return Err(JoinError::Switches);
+                }
+                let switch = Switch::new(number, &self.limits, self.seed);
+                self.switches.push((name.clone(), switch));
+                usize::from(number)
+            }
+        };
+        let (known, switch) = &mut self.switches[index];
+        known.clone_from(name);
+        switch.add(config)
+    }
+
+    /// Removes a port: what waits for it goes back to `pools`, its addresses are
+    /// forgotten. What it counted; `None` if there is no such port.
+    pub fn leave(&mut self, port: PortId, pools: &mut Pools) -> Option<Counters> {
+        self.switch_mut(port)?.remove(port, pools)
+    }
+
+    /// Empties `batch`, which came from the port `from`, into the queues of the
+    /// ports it goes to. Sends nothing yet.
+    pub fn forward(&mut self, from: PortId, batch: &mut Batch, pools: &mut Pools, now: Instant) {
+        let switch = self.switch_mut(from);
+        match switch.and_then(|switch| switch.index(from).map(|index| (switch, index))) {
+            Some((switch, index)) => switch.forward(index, batch, pools, now),
+            None => {
+                while let Some(packet) = batch.pop_front() {
+                    self.strays += 1;
+                    pools.give(packet);
+                }
+            }
+        }
+    }
+
+    /// How many packets came from ports that were not there any more.
+    pub const fn strays(&self) -> u64 {
+        self.strays
+    }
+
+    /// Has all ports send that got something or were woken. Packets reach them as
+    /// they take them; copies that this needs are made by one hypercall a switch.
+    pub fn flush<H: Hypervisor>(
+        &mut self,
+        hypervisor: &H,
+        pools: &mut Pools,
+        now: Instant,
+        ports: &mut impl Ports,
+    ) {
+        for (_, switch) in &mut self.switches {
+            switch.flush(hypervisor, pools, now, ports);
+        }
+    }
+
+    /// Takes note that a port may be able to send again: the next
+    /// [`flush`](Self::flush) asks it, if something waits for it.
+    pub fn wake(&mut self, port: PortId) {
+        if let Some(switch) = self.switch_mut(port) {
+            switch.wake(port);
+        }
+    }
+
+    /// Drops what waited for too long. To be called once a pass: it looks at the
+    /// queues only when something may have expired.
+    pub fn expire(&mut self, pools: &mut Pools, now: Instant) {
+        for (_, switch) in &mut self.switches {
+            switch.expire(pools, now);
+        }
+    }
+
+    /// When [`expire`](Self::expire) has to be called next. Nothing may have
+    /// expired by then, but nothing does before.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.switches.iter().filter_map(|(_, switch)| switch.deadline).min()
+    }
+
+    /// The switches that have ports, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&BridgeName, &Switch)> {
+        let in_use = self.switches.iter().filter(|(_, switch)| !switch.is_empty());
+        in_use.map(|(name, switch)| (name, switch))
+    }
+
+    fn switch_mut(&mut self, port: PortId) -> Option<&mut Switch> {
+        self.switches.get_mut(usize::from(port.switch)).map(|(_, switch)| switch)
+    }
+}

@@ -1,0 +1,912 @@
+//! Switches with ports that note what they got, and guests that lend pages.
+
+use std::collections::BTreeMap;
+use std::slice;
+
+use proptest::prelude::*;
+use xen::DomainId;
+use xen::grant::GrantRef;
+
+use super::queue::MAX_LENT;
+use super::*;
+use crate::memory::Size;
+use crate::memory::testing::{Guests, pools};
+use crate::packet::{Checksum, Fragment, Linear, MacAddress};
+use crate::pages::{Claim, ShardId};
+
+const PACKETS: usize = 400;
+const BROADCAST: [u8; 6] = [0xff; 6];
+const MILLISECOND: u64 = 1_000_000;
+
+const LENDING: Holding = Holding::AtMost(Duration::from_millis(100));
+
+fn guest_mac(guest: u8) -> [u8; 6] {
+    [0, 0x16, 0x3e, 0, 0, guest]
+}
+
+fn config(address: Option<[u8; 6]>) -> PortConfig {
+    PortConfig {
+        address: address.map(MacAddress::new),
+        addresses: 4,
+        uplink: false,
+        mtu: 1500,
+        queue: QueueLimits { packets: 40, bytes: 40 * 1526 },
+    }
+}
+
+/// What is behind a port.
+struct Far {
+    guests: Guests,
+    holding: Holding,
+    partial: PartialChecksums,
+    /// How many packets it still takes.
+    budget: usize,
+    sent: Vec<(Vec<u8>, Checksum)>,
+    /// How many of them borrowed pages.
+    lent: usize,
+}
+
+impl Port for Far {
+    fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, _: Instant) {
+        let mut lent = BTreeMap::<_, u16>::new();
+        for place in 0..queue.len() {
+            let packet = queue.get(place).expect("no holes");
+            assert!(self.holding != Holding::Private || packet.is_private());
+            for fragment in &packet.fragments {
+                *lent.entry(format!("{:?}", fragment.hold.lender())).or_default() += 1;
+            }
+        }
+        assert!(lent.values().all(|lent| *lent <= MAX_LENT), "{lent:?}");
+        while self.budget > 0
+            && let Some(packet) = queue.pop()
+        {
+            self.budget -= 1;
+            let fragments = packet.fragments.iter().map(|fragment| {
+                let region = pools.tracker.region(&fragment.hold, fragment.offset);
+                self.guests.read(region, usize::from(fragment.len))
+            });
+            // A port that copies from a page that is not granted any more fails.
+            if let Some(payload) = fragments.collect::<Option<Vec<_>>>() {
+                let bytes = [packet.headers(&pools.buffers), &payload.concat()].concat();
+                self.sent.push((bytes, packet.meta.checksum));
+            }
+            self.lent += usize::from(!packet.is_private());
+            pools.give(packet);
+        }
+    }
+
+    fn holding(&self) -> Holding {
+        self.holding
+    }
+
+    fn partial_checksums(&self) -> PartialChecksums {
+        self.partial
+    }
+}
+
+#[derive(Default)]
+struct Fars(BTreeMap<PortId, Far>);
+
+impl Ports for Fars {
+    fn port(&mut self, id: PortId) -> Option<&mut dyn Port> {
+        self.0.get_mut(&id).map(|far| far as &mut dyn Port)
+    }
+}
+
+struct World {
+    guests: Guests,
+    pools: Pools,
+    switches: Switches,
+    fars: Fars,
+    /// By guest, where its pages are counted.
+    shards: Vec<ShardId>,
+    now: Instant,
+    next_grant: u32,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with_pools(pools(PACKETS, 40, 100, 64))
+    }
+
+    fn with_pools(mut pools: Pools) -> Self {
+        let open = |domain| pools.tracker.open(DomainId(domain), 256).unwrap();
+        Self {
+            shards: (0..4).map(open).collect(),
+            guests: Guests::default(),
+            pools,
+            switches: Switches::new(Limits { switches: 2, ports: 5, addresses: 64 }, [7, 11]),
+            fars: Fars::default(),
+            now: Instant(0),
+            next_grant: 8,
+        }
+    }
+
+    /// A port of the switch `name`, which lends and takes everything.
+    fn join(&mut self, name: &str, config: PortConfig) -> PortId {
+        let id = self.switches.join(&name.parse().unwrap(), config).unwrap();
+        let far = Far {
+            guests: self.guests.clone(),
+            holding: LENDING,
+            partial: PartialChecksums::ALL,
+            budget: usize::MAX,
+            sent: Vec::new(),
+            lent: 0,
+        };
+        self.fars.0.insert(id, far);
+        id
+    }
+
+    /// Ports of one switch, pinned to the addresses of guests 0, 1, …
+    fn joined<const N: usize>(&mut self) -> [PortId; N] {
+        core::array::from_fn(|guest| self.join("xenbr0", config(Some(guest_mac(guest as u8)))))
+    }
+
+    fn far(&mut self, port: PortId) -> &mut Far {
+        self.fars.0.get_mut(&port).unwrap()
+    }
+
+    /// What a port got since it was last asked.
+    fn got(&mut self, port: PortId) -> Vec<Vec<u8>> {
+        self.far(port).sent.drain(..).map(|(bytes, _)| bytes).collect()
+    }
+
+    fn counters(&self, port: PortId) -> Counters {
+        let all = self.switches.iter().flat_map(|(_, switch)| switch.ports());
+        let mut found = all.filter(|(id, _)| *id == port).map(|(_, counters)| *counters);
+        found.next().unwrap()
+    }
+
+    fn bridge(&self) -> BridgeCounters {
+        self.switches.iter().next().unwrap().1.bridge()
+    }
+
+    /// A packet all in our memory.
+    fn private(&mut self, frame: &[u8]) -> Box<Packet> {
+        let size = if frame.len() > 200 { Size::Large } else { Size::Small };
+        let mut buffer = self.pools.buffers.take(size).unwrap();
+        let cell = self.pools.buffers.bytes_mut(&mut buffer).unwrap();
+        cell[20..20 + frame.len()].copy_from_slice(frame);
+        let mut packet = self.pools.take().unwrap();
+        packet.linear = Some(Linear { buffer, offset: 20, len: frame.len() as u16 });
+        packet
+    }
+
+    /// A packet of which `guest` lends all but the first `headers` bytes, in pages
+    /// of `page` bytes each.
+    fn lent(&mut self, guest: usize, frame: &[u8], headers: usize, page: usize) -> Box<Packet> {
+        let mut packet = self.private(&frame[..headers]);
+        for bytes in frame[headers..].chunks(page) {
+            let reference = GrantRef(self.next_grant);
+            self.next_grant += 1;
+            let mut granted = vec![0xee; 100];
+            granted.extend(bytes);
+            self.guests.grant(DomainId(guest as u16), reference, &granted);
+            let claim = Claim { reference, id: reference.0 as u16, extras: 0 };
+            let hold = self.pools.tracker.claim(self.shards[guest], claim).unwrap();
+            let fragment = Fragment { hold, offset: 100, len: bytes.len() as u16 };
+            packet.fragments.push(fragment).unwrap();
+        }
+        packet
+    }
+
+    fn forward(&mut self, from: PortId, packet: Box<Packet>) {
+        let mut batch = Batch::new();
+        batch.push_back(packet).unwrap();
+        self.switches.forward(from, &mut batch, &mut self.pools, self.now);
+        assert!(batch.is_empty());
+    }
+
+    fn flush(&mut self) {
+        self.switches.flush(&self.guests, &mut self.pools, self.now, &mut self.fars);
+        assert!(self.pools.copies.is_empty());
+    }
+
+    /// Forwards a private frame and flushes.
+    fn send(&mut self, from: PortId, frame: &[u8]) {
+        let packet = self.private(frame);
+        self.forward(from, packet);
+        self.flush();
+    }
+
+    fn wait(&mut self, milliseconds: u64) {
+        self.now.0 += milliseconds * MILLISECOND;
+        self.switches.expire(&mut self.pools, self.now);
+    }
+
+    /// The statuses that a guest's requests are answered with.
+    fn responses(&mut self, guest: usize) -> Vec<i16> {
+        core::iter::from_fn(|| self.pools.tracker.next_response(self.shards[guest]))
+            .map(|response| response.status)
+            .collect()
+    }
+
+    /// All ports go; then nothing is out any more.
+    fn end(mut self) {
+        let ids: Vec<_> = self.fars.0.keys().copied().collect();
+        for id in ids {
+            self.switches.leave(id, &mut self.pools);
+        }
+        for guest in 0..self.shards.len() {
+            self.responses(guest);
+        }
+        let counters = self.pools.tracker.counters();
+        assert_eq!((counters.holds, counters.outstanding()), (0, 0));
+        assert_eq!(self.pools.idle(), PACKETS);
+        assert_eq!(self.pools.buffers.free(Size::Small), 40 * 16);
+        assert_eq!(self.pools.buffers.free(Size::Large), 100 * 2);
+    }
+}
+
+fn frame(destination: [u8; 6], source: [u8; 6], len: usize) -> Vec<u8> {
+    let mut frame = [&destination[..], &source, &[0x08, 0x06]].concat();
+    frame.extend((14..len).map(|at| at as u8));
+    frame
+}
+
+/// A UDP datagram whose checksum field holds `field`.
+fn datagram(v6: bool, destination: [u8; 6], field: u16) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder = etherparse::PacketBuilder::ethernet2(guest_mac(0), destination);
+    if v6 {
+        builder.ipv6([1; 16], [2; 16], 9).udp(1, 2).write(&mut frame, &[3; 200]).unwrap();
+    } else {
+        builder.ipv4([1; 4], [2; 4], 9).udp(1, 2).write(&mut frame, &[3; 200]).unwrap();
+    }
+    if field != 0 {
+        let at = if v6 { 60 } else { 40 };
+        frame[at..at + 2].copy_from_slice(&field.to_be_bytes());
+    }
+    frame
+}
+
+#[test]
+fn an_unknown_destination_is_flooded_and_a_learnt_one_is_not() {
+    let mut world = World::new();
+    let [a, b, c] = world.joined();
+    let (outside, inside) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let first = frame(outside, inside, 60);
+    world.send(a, &first);
+    assert_eq!(world.got(a), [[0u8; 0]; 0], "never back");
+    assert_eq!(world.got(b), slice::from_ref(&first));
+    assert_eq!(world.got(c), [first]);
+    let answer = frame(inside, outside, 70);
+    world.send(c, &answer);
+    assert_eq!(world.got(a), [answer]);
+    assert_eq!(world.got(b).len(), 0);
+    let counters = world.counters(a);
+    assert_eq!(counters.received, Traffic { packets: 1, bytes: 60 });
+    assert_eq!(counters.sent, Traffic { packets: 1, bytes: 70 });
+    world.end();
+}
+
+#[test]
+fn a_flood_shares_pages_and_makes_one_packet_less_than_ports() {
+    let mut world = World::new();
+    let ports: [PortId; 4] = world.joined();
+    for port in ports {
+        world.far(port).budget = 0;
+    }
+    let bytes = frame(BROADCAST, guest_mac(0), 1000);
+    let packet = world.lent(0, &bytes, 64, 500);
+    world.forward(ports[0], packet);
+    world.flush();
+    assert_eq!(world.pools.idle(), PACKETS - 3);
+    assert_eq!(world.pools.buffers.free(Size::Small), 40 * 16 - 1);
+    assert_eq!(world.pools.tracker.counters().holds, 6);
+    for port in &ports[1..] {
+        assert_eq!(world.responses(0), [0; 0], "still held");
+        world.far(*port).budget = 1;
+        world.switches.wake(*port);
+        world.flush();
+        assert_eq!(world.got(*port), slice::from_ref(&bytes));
+    }
+    assert_eq!(world.responses(0), [0, 0]);
+    world.end();
+}
+
+#[test]
+fn what_no_bridge_forwards_is_dropped_where_it_came_from() {
+    let mut world = World::new();
+    let [a, b] = world.joined();
+    let [mac_a, mac_b] = [guest_mac(0), guest_mac(1)];
+    world.send(a, &[1, 2, 3]);
+    world.send(a, &frame(mac_b, [0x33, 0x33, 0, 0, 0, 1], 60));
+    world.send(a, &frame(mac_b, BROADCAST, 60));
+    world.send(a, &frame(mac_b, [0; 6], 60));
+    world.send(a, &frame(mac_b, mac_b, 60));
+    world.send(a, &frame([0x01, 0x80, 0xc2, 0, 0, 0], mac_a, 60));
+    world.send(a, &frame(mac_a, mac_a, 60));
+    let counters = world.counters(a);
+    let drops: Vec<_> = counters.drops().collect();
+    assert_eq!(
+        drops,
+        [
+            (DropReason::Runt, 1),
+            (DropReason::BadSource, 3),
+            (DropReason::Forged, 1),
+            (DropReason::Reserved, 1),
+            (DropReason::SamePort, 1),
+        ]
+    );
+    assert_eq!(counters.received.packets, 7);
+    assert_eq!(world.got(a).len() + world.got(b).len(), 0);
+    assert_eq!(world.bridge(), BridgeCounters::default(), "nothing learnt from any of them");
+    world.end();
+}
+
+#[test]
+fn a_lonely_port_sends_nowhere() {
+    let mut world = World::new();
+    let [a] = world.joined();
+    world.send(a, &frame(BROADCAST, guest_mac(0), 60));
+    assert_eq!(world.counters(a)[DropReason::Nowhere], 1);
+    world.end();
+}
+
+#[test]
+fn a_guest_cannot_take_anothers_address_nor_one_in_use_outside() {
+    let mut world = World::new();
+    let uplink = world.join("xenbr0", PortConfig { uplink: true, addresses: 64, ..config(None) });
+    let [a, b] = world.joined();
+    let gateway = [2, 0, 0, 0, 0, 1];
+    world.send(uplink, &frame(BROADCAST, gateway, 60));
+    for source in [guest_mac(0), gateway] {
+        world.send(b, &frame(BROADCAST, source, 60));
+    }
+    world.send(uplink, &frame(guest_mac(1), guest_mac(0), 60));
+    assert_eq!(world.counters(b)[DropReason::Forged], 1);
+    assert_eq!(world.counters(uplink)[DropReason::Forged], 1);
+    world.got(a);
+    world.got(b);
+    world.got(uplink);
+    world.send(a, &frame(gateway, guest_mac(0), 60));
+    assert_eq!(world.got(uplink).len(), 1);
+    assert_eq!(world.got(b).len(), 0);
+    world.send(uplink, &frame(guest_mac(0), gateway, 60));
+    assert_eq!(world.got(a).len(), 1);
+    assert_eq!(world.got(b).len(), 0);
+    // As many addresses as it likes: the table keeps room for others.
+    for number in 0..200 {
+        world.send(b, &frame(guest_mac(0), [2, 9, 9, 9, 9, number], 60));
+        world.got(a);
+    }
+    assert_eq!(world.bridge().learnt, 5, "the gateway, and a guest's limit");
+    world.end();
+}
+
+#[test]
+fn frames_longer_than_the_mtu_do_not_pass_and_tags_do_not_count() {
+    let mut world = World::new();
+    let [a, b] = world.joined();
+    let tagged = |len: usize, tags: usize| {
+        let mut frame = frame(guest_mac(1), guest_mac(0), len);
+        for tag in 0..tags {
+            frame[12 + 4 * tag..14 + 4 * tag].copy_from_slice(&[0x81, 0]);
+        }
+        frame
+    };
+    for (len, tags, passes) in [
+        (1514, 0, true),
+        (1515, 0, false),
+        (1518, 1, true),
+        (1519, 1, false),
+        (1522, 2, true),
+        (1523, 2, false),
+        (1523, 3, false),
+    ] {
+        world.send(a, &tagged(len, tags));
+        assert_eq!(world.got(b).len(), usize::from(passes), "{len} bytes, {tags} tags");
+    }
+    assert_eq!(world.counters(b)[DropReason::TooLong], 4);
+    world.end();
+}
+
+#[test]
+fn a_queue_is_bounded_in_packets_and_in_bytes() {
+    for queue in
+        [QueueLimits { packets: 3, bytes: 100_000 }, QueueLimits { packets: 100, bytes: 299 }]
+    {
+        let mut world = World::new();
+        let [a] = world.joined();
+        let b = world.join("xenbr0", PortConfig { queue, ..config(Some(guest_mac(1))) });
+        world.far(b).budget = 0;
+        let taken = if queue.packets == 3 { 3 } else { 2 };
+        for sent in 1..6 {
+            world.send(a, &frame(guest_mac(1), guest_mac(0), 100));
+            assert_eq!(world.pools.idle(), PACKETS - sent.min(taken));
+        }
+        assert_eq!(world.counters(b)[DropReason::QueueFull], 5 - taken as u64);
+        world.far(b).budget = usize::MAX;
+        world.switches.wake(b);
+        world.flush();
+        assert_eq!(world.got(b).len(), taken);
+        world.send(a, &frame(guest_mac(1), guest_mac(0), 100));
+        assert_eq!(world.got(b).len(), 1, "there is room again");
+        world.end();
+    }
+}
+
+#[test]
+fn without_a_packet_to_share_only_the_last_port_gets_it() {
+    let mut world = World::new();
+    let [a, b, c] = world.joined();
+    let packet = world.private(&frame(BROADCAST, guest_mac(0), 60));
+    let taken: Vec<_> = core::iter::from_fn(|| world.pools.take()).collect();
+    world.forward(a, packet);
+    world.flush();
+    assert_eq!((world.got(b).len(), world.got(c).len()), (0, 1));
+    assert_eq!(world.counters(b)[DropReason::Exhausted], 1);
+    taken.into_iter().for_each(|packet| world.pools.give(packet));
+    world.end();
+}
+
+#[test]
+fn ports_that_hold_nothing_get_copies_by_one_batch() {
+    let mut world = World::new();
+    let ports: [PortId; 4] = world.joined();
+    for port in &ports[2..] {
+        world.far(*port).holding = Holding::Private;
+    }
+    let bytes: Vec<_> = (0..3).map(|n| frame(BROADCAST, guest_mac(0), 900 + n)).collect();
+    for bytes in &bytes {
+        let packet = world.lent(0, bytes, 64, 300);
+        world.forward(ports[0], packet);
+    }
+    world.flush();
+    assert_eq!(world.guests.batches(), 1);
+    for port in &ports[1..] {
+        assert_eq!(world.got(*port), bytes);
+    }
+    assert_eq!(world.far(ports[1]).lent, 3);
+    assert_eq!(world.far(ports[2]).lent, 0);
+    assert_eq!(world.responses(0), [0; 9]);
+    world.end();
+}
+
+#[test]
+fn a_blocked_private_port_keeps_no_page() {
+    let mut world = World::new();
+    let [a, b] = world.joined();
+    world.far(b).holding = Holding::Private;
+    world.far(b).budget = 0;
+    let packet = world.lent(0, &frame(guest_mac(1), guest_mac(0), 500), 64, 436);
+    world.forward(a, packet);
+    world.flush();
+    assert_eq!(world.responses(0), [0]);
+    world.end();
+}
+
+#[test]
+fn a_page_that_cannot_be_copied_costs_its_packet_and_tells_its_lender() {
+    let mut world = World::new();
+    let [a, b] = world.joined();
+    world.far(b).holding = Holding::Private;
+    let bytes: Vec<_> = (0..3).map(|n| frame(guest_mac(1), guest_mac(0), 800 + n)).collect();
+    for bytes in &bytes {
+        let packet = world.lent(0, bytes, 64, 300);
+        world.forward(a, packet);
+    }
+    // The middle packet's middle fragment.
+    world.guests.revoke(DomainId(0), GrantRef(12));
+    world.flush();
+    assert_eq!(world.got(b), [bytes[0].clone(), bytes[2].clone()]);
+    assert_eq!(world.counters(b)[DropReason::CopyFailed], 1);
+    let mut statuses = world.responses(0);
+    statuses.sort();
+    assert_eq!(statuses, [-1, 0, 0, 0, 0, 0, 0, 0, 0]);
+    world.end();
+}
+
+#[test]
+fn what_does_not_fit_a_buffer_or_finds_none_is_not_copied() {
+    let mut world = World::new();
+    let [a] = world.joined();
+    let b = world.join("xenbr0", PortConfig { mtu: 9000, ..config(Some(guest_mac(1))) });
+    world.far(b).holding = Holding::Private;
+    for len in [1984, 1985] {
+        let packet = world.lent(0, &frame(guest_mac(1), guest_mac(0), len), 64, 500);
+        world.forward(a, packet);
+        world.flush();
+    }
+    assert_eq!(world.got(b).len(), 1);
+    assert_eq!(world.counters(b)[DropReason::TooLongToCopy], 1);
+    let packet = world.lent(0, &frame(guest_mac(1), guest_mac(0), 500), 64, 436);
+    let buffers: Vec<_> = core::iter::from_fn(|| world.pools.buffers.take(Size::Large)).collect();
+    world.forward(a, packet);
+    world.flush();
+    assert_eq!(world.got(b).len(), 0);
+    assert_eq!(world.counters(b)[DropReason::Exhausted], 1);
+    assert!(world.responses(0).iter().all(|status| *status == 0), "accepted, then lost");
+    buffers.into_iter().for_each(|buffer| world.pools.buffers.give(buffer));
+    world.end();
+}
+
+#[test]
+fn copies_beyond_a_batch_go_into_another() {
+    // Room for 20 copies, of which a packet may need 18.
+    let mut world = World::with_pools(pools(PACKETS, 40, 100, 20));
+    let [a, b] = world.joined();
+    world.far(b).holding = Holding::Private;
+    let bytes: Vec<_> = (0..5).map(|n| frame(guest_mac(1), guest_mac(0), 964 + n)).collect();
+    for bytes in &bytes {
+        let packet = world.lent(0, bytes, 64, 100);
+        world.forward(a, packet);
+    }
+    world.flush();
+    assert_eq!(world.got(b), bytes);
+    assert_eq!(world.guests.batches(), 5);
+    world.end();
+}
+
+#[test]
+fn a_sources_pages_beyond_its_share_of_a_queue_are_copied() {
+    let mut world = World::new();
+    let [a, b, c] = world.joined();
+    world.far(c).budget = 0;
+    let send = |world: &mut World, port, guest: usize, pages: usize| {
+        let bytes = frame(guest_mac(2), guest_mac(guest as u8), 64 + 10 * pages);
+        let packet = world.lent(guest, &bytes, 64, 10);
+        world.forward(port, packet);
+        world.flush();
+    };
+    for _ in 0..3 {
+        send(&mut world, a, 0, 10);
+    }
+    send(&mut world, a, 0, 3);
+    assert_eq!(world.responses(0).len(), 3, "33 would be too many");
+    send(&mut world, a, 0, 2);
+    assert_eq!(world.responses(0).len(), 0, "32 are not");
+    send(&mut world, b, 1, 10);
+    assert_eq!(world.responses(1).len(), 0, "each has its own share");
+    world.far(c).budget = 1;
+    world.switches.wake(c);
+    world.flush();
+    assert_eq!(world.responses(0).len(), 10);
+    send(&mut world, a, 0, 10);
+    assert_eq!(world.responses(0).len(), 0, "what was sent counts no more");
+    world.far(c).budget = usize::MAX;
+    world.switches.wake(c);
+    world.flush();
+    assert_eq!(world.got(c).len(), 7);
+    assert_eq!(world.far(c).lent, 6);
+    world.end();
+}
+
+#[test]
+fn checksums_are_made_for_ports_that_want_them_and_for_no_others() {
+    for v6 in [false, true] {
+        for lent in [false, true] {
+            let mut world = World::new();
+            let ports: [PortId; 4] = world.joined();
+            world.far(ports[2]).partial = PartialChecksums { v4: true, v6: false };
+            world.far(ports[3]).partial = PartialChecksums::NONE;
+            let partial = datagram(v6, BROADCAST, 0x1234);
+            let mut packet = match lent {
+                true => world.lent(0, &partial, 64, 4000),
+                false => world.private(&partial),
+            };
+            packet.meta.checksum = Checksum::Partial;
+            world.forward(ports[0], packet);
+            world.flush();
+            let left = (partial, Checksum::Partial);
+            let made = (datagram(v6, BROADCAST, 0), Checksum::Validated);
+            assert_eq!(world.far(ports[1]).sent, slice::from_ref(&left));
+            assert_eq!(world.far(ports[2]).sent, [if v6 { made.clone() } else { left }]);
+            assert_eq!(world.far(ports[3]).sent, [made]);
+            world.end();
+        }
+    }
+}
+
+#[test]
+fn a_checksum_is_made_in_place_where_nobody_else_looks() {
+    let mut world = World::new();
+    let [a, b] = world.joined();
+    world.far(b).partial = PartialChecksums::NONE;
+    let mut packet = world.private(&datagram(false, guest_mac(1), 0x1234));
+    packet.meta.checksum = Checksum::Partial;
+    let buffers: Vec<_> = core::iter::from_fn(|| world.pools.buffers.take(Size::Large)).collect();
+    world.forward(a, packet);
+    world.flush();
+    assert_eq!(world.got(b), [datagram(false, guest_mac(1), 0)]);
+    buffers.into_iter().for_each(|buffer| world.pools.buffers.give(buffer));
+    world.end();
+}
+
+#[test]
+fn what_has_no_checksum_to_be_made_is_dropped() {
+    for lent in [false, true] {
+        let mut world = World::new();
+        let [a, b, c] = world.joined();
+        world.far(b).partial = PartialChecksums::NONE;
+        let bytes = frame(guest_mac(1), guest_mac(0), 120);
+        let mut packet = match lent {
+            true => world.lent(0, &bytes, 64, 4000),
+            false => world.private(&bytes),
+        };
+        packet.meta.checksum = Checksum::Partial;
+        world.forward(a, packet);
+        world.flush();
+        assert_eq!(world.got(b).len(), 0);
+        assert_eq!(world.counters(b)[DropReason::NoChecksum], 1);
+        world.send(a, &frame(guest_mac(2), guest_mac(0), 60));
+        assert_eq!(world.got(c).len(), 1);
+        world.end();
+    }
+}
+
+#[test]
+fn packets_expire_after_a_hundred_milliseconds() {
+    let mut world = World::new();
+    let [a, b, c] = world.joined();
+    world.far(b).budget = 0;
+    world.far(c).budget = 0;
+    assert_eq!(world.switches.next_deadline(), None);
+    let packet = world.lent(0, &frame(guest_mac(1), guest_mac(0), 100), 64, 36);
+    world.forward(a, packet);
+    world.flush();
+    world.wait(60);
+    world.send(a, &frame(guest_mac(2), guest_mac(0), 60));
+    world.send(a, &frame(guest_mac(1), guest_mac(0), 60));
+    assert_eq!(world.switches.next_deadline(), Some(Instant(100 * MILLISECOND)));
+    world.wait(39);
+    assert_eq!(world.pools.idle(), PACKETS - 3);
+    world.wait(1);
+    assert_eq!(world.pools.idle(), PACKETS - 2);
+    assert_eq!(world.responses(0), [0]);
+    assert_eq!(world.switches.next_deadline(), Some(Instant(160 * MILLISECOND)));
+    world.wait(60);
+    assert_eq!(world.pools.idle(), PACKETS);
+    assert_eq!(world.switches.next_deadline(), None);
+    assert_eq!(world.counters(b)[DropReason::Expired], 2);
+    assert_eq!(world.counters(c)[DropReason::Expired], 1);
+    world.end();
+}
+
+#[test]
+fn packets_wait_for_a_port_that_nothing_is_behind_and_are_made_ready_when_it_comes() {
+    let mut world = World::new();
+    let [a, b] = world.joined();
+    let mut far = world.fars.0.remove(&b).unwrap();
+    far.holding = Holding::Private;
+    let bytes = frame(guest_mac(1), guest_mac(0), 300);
+    let packet = world.lent(0, &bytes, 64, 300);
+    world.forward(a, packet);
+    world.flush();
+    world.fars.0.insert(b, far);
+    world.flush();
+    assert_eq!(world.got(b).len(), 0, "nobody woke it");
+    world.switches.wake(b);
+    world.flush();
+    assert_eq!(world.got(b), [bytes]);
+    world.end();
+}
+
+#[test]
+fn a_removed_port_leaves_nothing_and_its_name_is_never_used_again() {
+    let mut world = World::new();
+    let [a, b] = world.joined();
+    world.send(b, &frame(guest_mac(0), [2, 0, 0, 0, 0, 9], 60));
+    world.far(b).budget = 0;
+    let packet = world.lent(0, &frame(guest_mac(1), guest_mac(0), 300), 64, 300);
+    world.forward(a, packet);
+    let counters = world.switches.leave(b, &mut world.pools).unwrap();
+    assert_eq!(counters[DropReason::Removed], 1);
+    assert_eq!(world.responses(0), [0]);
+    world.flush();
+    assert!(world.switches.leave(b, &mut world.pools).is_none());
+    let c = world.join("xenbr0", config(Some(guest_mac(1))));
+    assert_eq!((c.index, c.switch), (b.index, b.switch));
+    assert_ne!(c, b);
+    // The gone port's name: its packets go nowhere, and to it goes nothing.
+    let packet = world.private(&frame(guest_mac(0), [2, 0, 0, 0, 0, 9], 60));
+    world.got(a);
+    world.forward(b, packet);
+    world.switches.wake(b);
+    world.flush();
+    assert_eq!(world.switches.strays(), 1);
+    assert_eq!(world.got(a).len(), 0);
+    world.send(a, &frame([2, 0, 0, 0, 0, 9], guest_mac(0), 60));
+    assert_eq!(world.got(c).len(), 1, "flooded: it is no longer known");
+    world.end();
+}
+
+#[test]
+fn a_waiting_packet_survives_its_source() {
+    let mut world = World::new();
+    let [a, b] = world.joined();
+    world.far(b).budget = 0;
+    let packet = world.lent(0, &frame(guest_mac(1), guest_mac(0), 300), 64, 300);
+    world.forward(a, packet);
+    world.flush();
+    world.switches.leave(a, &mut world.pools).unwrap();
+    world.pools.tracker.close(world.shards[0]);
+    assert_eq!(world.pools.tracker.counters().holds, 1);
+    world.wait(100);
+    assert_eq!(world.pools.tracker.counters().holds, 0);
+    assert_eq!(world.pools.tracker.counters().abandoned, 1);
+    world.end();
+}
+
+#[test]
+fn switches_are_worlds_apart_and_bounded() {
+    let mut world = World::new();
+    let a = world.join("xenbr0", config(Some(guest_mac(0))));
+    let b = world.join("private", config(Some(guest_mac(0))));
+    world.send(a, &frame(BROADCAST, guest_mac(0), 60));
+    assert_eq!(world.got(b).len(), 0);
+    assert_eq!(world.counters(a)[DropReason::Nowhere], 1);
+    let third = "third".parse().unwrap();
+    assert_eq!(world.switches.join(&third, config(None)), Err(JoinError::Switches));
+    let again = world.switches.join(&"private".parse().unwrap(), config(Some(guest_mac(0))));
+    let in_use = PinError::InUse(MacAddress::new(guest_mac(0)));
+    assert_eq!(again, Err(JoinError::Address(in_use)));
+    world.switches.leave(b, &mut world.pools).unwrap();
+    let names = |world: &World| {
+        let names = world.switches.iter().map(|(name, _)| name.to_string());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names(&world), ["xenbr0"]);
+    let c = world.switches.join(&third, config(Some(guest_mac(0)))).unwrap();
+    assert_ne!(b, c);
+    assert_eq!(names(&world), ["xenbr0", "third"]);
+    for _ in 1..5 {
+        world.switches.join(&third, config(None)).unwrap();
+    }
+    assert_eq!(world.switches.join(&third, config(None)), Err(JoinError::Ports));
+    world.end();
+}
+
+#[test]
+fn bridge_names_are_those_of_interfaces() {
+    assert_eq!("xenbr0".parse::<BridgeName>().unwrap().as_str(), "xenbr0");
+    assert!("fifteen.chars-1".parse::<BridgeName>().is_ok());
+    assert_eq!("sixteen.chars-16".parse::<BridgeName>(), Err(BadName::TooLong));
+    assert_eq!("".parse::<BridgeName>(), Err(BadName::Empty));
+    for text in ["a b", "a/b", "a\0", "a\n", "é", "\u{7f}"] {
+        assert_eq!(text.parse::<BridgeName>(), Err(BadName::Character), "{text:?}");
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    /// From a port, to a guest or (at 4) to all, from a guest's address or (at 4)
+    /// its own, with so many lent pages.
+    Send {
+        from: usize,
+        to: u8,
+        source: u8,
+        pages: usize,
+        partial: bool,
+    },
+    Flush,
+    Budget {
+        port: usize,
+        packets: usize,
+    },
+    Revoke,
+    Wait(u64),
+    Rejoin(usize),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        10 => (0usize..4, 0u8..5, prop_oneof![8 => Just(4u8), 1 => 0u8..4], 0usize..19, any::<bool>())
+            .prop_map(|(from, to, source, pages, partial)| {
+                Event::Send { from, to, source, pages, partial }
+            }),
+        3 => Just(Event::Flush),
+        2 => (0usize..4, 0usize..9).prop_map(|(port, packets)| Event::Budget { port, packets }),
+        1 => Just(Event::Revoke),
+        2 => (0u64..60).prop_map(Event::Wait),
+        1 => (0usize..4).prop_map(Event::Rejoin),
+    ]
+}
+
+/// How each of the four ports is, by index.
+fn set_up(world: &mut World, guest: usize) -> PortId {
+    let port = world.join("xenbr0", config(Some(guest_mac(guest as u8))));
+    let far = world.far(port);
+    (far.holding, far.partial) = match guest {
+        0 => (LENDING, PartialChecksums::ALL),
+        1 => (LENDING, PartialChecksums::NONE),
+        2 => (Holding::Private, PartialChecksums { v4: true, v6: false }),
+        _ => (Holding::Private, PartialChecksums::NONE),
+    };
+    far.budget = 0;
+    port
+}
+
+proptest! {
+    /// Whatever happens, every packet ends once and is counted once, nobody gets
+    /// what is not for them, twice, or out of order, and at the end all is back.
+    #[test]
+    fn every_packet_ends_once(events in prop::collection::vec(event(), 0..120)) {
+        let mut world = World::new();
+        let mut ports: [PortId; 4] = core::array::from_fn(|guest| set_up(&mut world, guest));
+        // Copies that should have come into being, and what the gone ports counted.
+        let (mut expected, mut ended) = (0, 0);
+        let ends = |counters: Counters| {
+            counters.sent.packets + counters.drops().map(|(_, count)| count).sum::<u64>()
+        };
+        let mut number = 0u32;
+        for event in events {
+            match event {
+                Event::Send { from, to, source, pages, partial } => {
+                    if world.pools.tracker.outstanding(world.shards[from]) > 200 {
+                        continue;
+                    }
+                    number += 1;
+                    let forged = source != 4 && usize::from(source) != from;
+                    let source = if source == 4 { from as u8 } else { source };
+                    let destination = if to == 4 { BROADCAST } else { guest_mac(to) };
+                    let mut bytes = datagram(number.is_multiple_of(2), destination, 0x1111);
+                    bytes[6..12].copy_from_slice(&guest_mac(source));
+                    bytes.extend(number.to_be_bytes());
+                    let page = (bytes.len() - 64).div_ceil(pages.max(1));
+                    let mut packet = match pages {
+                        0 => world.private(&bytes),
+                        _ => world.lent(from, &bytes, 64, page),
+                    };
+                    if partial {
+                        packet.meta.checksum = Checksum::Partial;
+                    }
+                    world.forward(ports[from], packet);
+                    expected += if to == 4 && !forged { 3 } else { 1 };
+                }
+                Event::Flush => world.flush(),
+                Event::Budget { port, packets } => {
+                    world.far(ports[port]).budget = packets;
+                    world.switches.wake(ports[port]);
+                }
+                Event::Revoke => {
+                    // The page lent last, whoever did.
+                    let reference = GrantRef(world.next_grant - 1);
+                    (0..4).for_each(|domain| world.guests.revoke(DomainId(domain), reference));
+                }
+                Event::Wait(milliseconds) => world.wait(milliseconds),
+                Event::Rejoin(guest) => {
+                    world.check_sent(ports[guest], guest)?;
+                    let left = world.switches.leave(ports[guest], &mut world.pools).unwrap();
+                    ended += ends(left);
+                    world.fars.0.remove(&ports[guest]);
+                    ports[guest] = set_up(&mut world, guest);
+                }
+            }
+            for guest in 0..4 {
+                world.responses(guest);
+            }
+        }
+        for (guest, port) in ports.into_iter().enumerate() {
+            world.check_sent(port, guest)?;
+            ended += ends(world.switches.leave(port, &mut world.pools).unwrap());
+        }
+        prop_assert_eq!(expected, ended);
+        world.end();
+    }
+}
+
+impl World {
+    /// That a port got nothing of its own or for others, nothing twice and all in
+    /// order, with whole bytes and checksums as it wants them.
+    fn check_sent(&mut self, port: PortId, guest: usize) -> Result<(), TestCaseError> {
+        let far = self.far(port);
+        let mut last = 0;
+        for (bytes, checksum) in &far.sent {
+            let destination: [u8; 6] = bytes[..6].try_into().unwrap();
+            prop_assert!([BROADCAST, guest_mac(guest as u8)].contains(&destination));
+            prop_assert_ne!(&bytes[6..12], &guest_mac(guest as u8));
+            let (frame, tail) = bytes.split_at(bytes.len() - 4);
+            let number = u32::from_be_bytes(tail.try_into().unwrap());
+            prop_assert!(number > last, "{} after {}", number, last);
+            last = number;
+            let v6 = number % 2 == 0;
+            let taken = if v6 { far.partial.v6 } else { far.partial.v4 };
+            let field = if *checksum == Checksum::Validated { 0 } else { 0x1111 };
+            prop_assert!(*checksum != Checksum::Partial || taken);
+            prop_assert_eq!(&frame[12..], &datagram(v6, destination, field)[12..]);
+        }
+        Ok(())
+    }
+}
