@@ -181,9 +181,10 @@ mod tests {
     }
 
     impl World {
-        /// Pools of 4 packets, 16 small and 4 large buffers and 20 copies.
+        /// Pools of 4 packets, 16 small and 4 large buffers, and 2 copies more than a
+        /// packet can need.
         fn new() -> Self {
-            let mut pools = testing::pools(4, 1, 2, 20);
+            let mut pools = testing::pools(4, 1, 2, MAX_FRAGMENTS + 2);
             let shard = pools.tracker.open(GUEST, 64).unwrap();
             Self { guests: Guests::default(), pools, shard }
         }

@@ -11,7 +11,7 @@ use super::queue::MAX_LENT;
 use super::*;
 use crate::memory::Size;
 use crate::memory::testing::{Guests, pools};
-use crate::packet::{Checksum, Fragment, Linear, MacAddress};
+use crate::packet::{Checksum, Fragment, Linear, MAX_FRAGMENTS, MacAddress};
 use crate::pages::{Claim, ShardId};
 
 const PACKETS: usize = 400;
@@ -524,8 +524,8 @@ fn what_does_not_fit_a_buffer_or_finds_none_is_not_copied() {
 
 #[test]
 fn copies_beyond_a_batch_go_into_another() {
-    // Room for 20 copies, of which a packet may need 18.
-    let mut world = World::with_pools(pools(PACKETS, 40, 100, 20));
+    // Room for two copies more than a packet can need.
+    let mut world = World::with_pools(pools(PACKETS, 40, 100, MAX_FRAGMENTS + 2));
     let [a, b] = world.joined();
     world.far(b).holding = Holding::Private;
     let bytes: Vec<_> = (0..5).map(|n| frame(guest_mac(1), guest_mac(0), 964 + n)).collect();
