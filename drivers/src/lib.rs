@@ -6,4 +6,5 @@
 extern crate alloc;
 
 pub mod netback;
+pub mod nic;
 pub mod pci;

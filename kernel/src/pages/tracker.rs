@@ -24,7 +24,7 @@ use crate::leak;
 const NONE: u16 = u16::MAX;
 
 /// A transmit queue's records.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct ShardId {
     index: u16,
     generation: u32,

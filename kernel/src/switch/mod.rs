@@ -34,7 +34,7 @@ pub use queue::{PortQueue, QueueLimits};
 pub use switches::{BadName, BridgeName, Limits, Switches};
 
 /// How long a packet waits for a port (NETBACK-SPEC O-8).
-const MAX_WAIT: Duration = Duration::from_millis(100);
+pub const MAX_WAIT: Duration = Duration::from_millis(100);
 
 /// A learning bridge and its ports.
 pub struct Switch {

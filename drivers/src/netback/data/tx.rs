@@ -175,7 +175,7 @@ impl TxQueue {
             }
         }
         packet.linear = Some(Linear { buffer, offset: HEADROOM, len: headers });
-        let flags = chain.slots[0].flags;
+        let flags = chain.slots[0].flags();
         packet.meta.checksum = if flags.contains(TxFlags::CSUM_BLANK) {
             Checksum::Partial
         } else if flags.contains(TxFlags::DATA_VALIDATED) {

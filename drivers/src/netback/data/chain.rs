@@ -92,10 +92,10 @@ impl Chain {
         let first = take().ok_or(Violation::EndsEarly)?.request();
         let len = first.size;
         let mut chain = Self { slots: Vec::new(), extras: 0, len, refusal: None };
-        if first.flags.contains(TxFlags::EXTRA_INFO) {
+        if first.flags().contains(TxFlags::EXTRA_INFO) {
             chain.take_extras(&mut take)?;
         }
-        let mut more = first.flags.contains(TxFlags::MORE_DATA);
+        let mut more = first.flags().contains(TxFlags::MORE_DATA);
         // There is room for as many as the loop below lets in.
         let _ = chain.slots.push(first);
         let mut rest = 0u32;
@@ -106,7 +106,7 @@ impl Chain {
             let slot = take().ok_or(Violation::EndsEarly)?.request();
             check_page(&slot)?;
             rest += u32::from(slot.size);
-            more = slot.flags.contains(TxFlags::MORE_DATA);
+            more = slot.flags().contains(TxFlags::MORE_DATA);
             let _ = chain.slots.push(slot);
         }
         if chain.slots.len() > MAX_SLOTS {
@@ -135,12 +135,12 @@ impl Chain {
         loop {
             let extra = take().ok_or(Violation::EndsEarly)?.extra();
             self.extras = self.extras.saturating_add(1);
-            match extra.kind() {
+            match extra.extra_type() {
                 Some(ExtraType::Hash) => {}
                 Some(_) => self.refuse(Refusal::Extra),
-                None => return Err(Violation::UnknownExtra(extra.type_)),
+                None => return Err(Violation::UnknownExtra(extra.kind)),
             }
-            if !extra.flags.contains(ExtraFlags::MORE) {
+            if !extra.flags().contains(ExtraFlags::MORE) {
                 return Ok(());
             }
         }

@@ -6,34 +6,17 @@ use kernel::Pools;
 use kernel::memory::{MapError, MappedPage, Window};
 use kernel::packet::Batch;
 use kernel::pages::ShardId;
-use kernel::switch::{Holding, Port, PortQueue};
-use xen::event::{EventPort, RemotePort};
-use xen::grant::GrantRef;
+use kernel::switch::{Holding, MAX_WAIT, PartialChecksums, Port, PortQueue};
+use xen::event::EventPort;
 use xen::{DomainId, Errno, Hypervisor, Instant};
 
 use super::chain::Violation;
 use super::rx::{RxCounters, RxQueue};
 use super::tx::{TxCounters, TxQueue};
+use crate::netback::Frontend;
 
 /// How often a frontend that does not ask for receive events is looked at (P-22).
 const POLL: Duration = Duration::from_millis(5);
-
-/// What a frontend says of its rings.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Rings {
-    /// The guest.
-    pub domain: DomainId,
-    /// The page of the transmit ring.
-    pub tx: GrantRef,
-    /// The page of the receive ring.
-    pub rx: GrantRef,
-    /// The event channel for both.
-    pub event: RemotePort,
-    /// Whether it takes packets of several slots (feature-sg).
-    pub scatter_gather: bool,
-    /// Whether it raises an event when it adds receive slots (feature-rx-notify).
-    pub rx_notify: bool,
-}
 
 /// Why a vif cannot be connected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,6 +57,7 @@ pub struct Vif<H: Hypervisor> {
     pages: [MappedPage; 2],
     event: EventPort,
     rx_notify: bool,
+    partial_checksums: PartialChecksums,
     violation: Option<Violation>,
     /// When to look at the receive ring again, without an event.
     poll_at: Option<Instant>,
@@ -83,30 +67,35 @@ impl<H: Hypervisor> Vif<H> {
     /// Maps the rings and binds the event channel. On failure nothing is left.
     pub fn attach(
         hypervisor: H,
-        rings: Rings,
+        domain: DomainId,
+        frontend: &Frontend,
         window: &mut Window,
         pools: &mut Pools,
     ) -> Result<Self, AttachError> {
         let map = |window: &mut Window, key, reference| {
-            MappedPage::map(&hypervisor, window, rings.domain, reference)
+            MappedPage::map(&hypervisor, window, domain, reference)
                 .map_err(|error| AttachError::Map(key, error))
         };
-        let tx_page = map(window, "tx-ring-ref", rings.tx)?;
-        let rx_page = match map(window, "rx-ring-ref", rings.rx) {
+        let tx_page = map(window, "tx-ring-ref", frontend.tx_ring)?;
+        let rx_page = match map(window, "rx-ring-ref", frontend.rx_ring) {
             Ok(page) => page,
             Err(error) => {
                 unmap(&hypervisor, window, [tx_page]);
                 return Err(error);
             }
         };
-        match Self::attach_queues(&hypervisor, rings, [&tx_page, &rx_page], pools) {
+        match Self::attach_queues(&hypervisor, domain, frontend, [&tx_page, &rx_page], pools) {
             Ok((tx, rx, event)) => Ok(Self {
                 hypervisor,
                 tx,
                 rx,
                 pages: [tx_page, rx_page],
                 event,
-                rx_notify: rings.rx_notify,
+                rx_notify: frontend.rx_notify,
+                partial_checksums: PartialChecksums {
+                    v4: frontend.ipv4_checksum,
+                    v6: frontend.ipv6_checksum,
+                },
                 violation: None,
                 poll_at: None,
             }),
@@ -119,16 +108,16 @@ impl<H: Hypervisor> Vif<H> {
 
     fn attach_queues(
         hypervisor: &H,
-        rings: Rings,
+        domain: DomainId,
+        frontend: &Frontend,
         [tx, rx]: [&MappedPage; 2],
         pools: &mut Pools,
     ) -> Result<(TxQueue, RxQueue, EventPort), AttachError> {
-        let Rings { domain, scatter_gather, .. } = rings;
-        let rx = RxQueue::attach(rx.page(hypervisor), domain, scatter_gather)
+        let rx = RxQueue::attach(rx.page(hypervisor), domain, frontend.scatter_gather)
             .map_err(|violation| AttachError::Ring("rx-ring-ref", violation))?;
         let tx = TxQueue::attach(tx.page(hypervisor), domain, pools)
             .map_err(|violation| AttachError::Ring("tx-ring-ref", violation))?;
-        match hypervisor.bind_interdomain(domain, rings.event) {
+        match hypervisor.bind_interdomain(domain, frontend.port) {
             Ok(event) => Ok((tx, rx, event)),
             Err(error) => {
                 pools.tracker.close(tx.shard());
@@ -224,7 +213,11 @@ impl<H: Hypervisor> Port for Vif<H> {
     /// Copies are made before `transmit` returns; a packet waits in the queue no
     /// longer than the queue's own deadline.
     fn holding(&self) -> Holding {
-        Holding::AtMost(kernel::switch::QUEUE_DEADLINE)
+        Holding::AtMost(MAX_WAIT)
+    }
+
+    fn partial_checksums(&self) -> PartialChecksums {
+        self.partial_checksums
     }
 }
 

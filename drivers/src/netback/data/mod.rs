@@ -1,0 +1,11 @@
+//! The data path of a vif: from ring slots to packets and back.
+
+mod chain;
+mod rx;
+mod tx;
+mod vif;
+
+pub use chain::Violation;
+pub use rx::RxCounters;
+pub use tx::TxCounters;
+pub use vif::{AttachError, Vif, VifCounters};

@@ -1,0 +1,443 @@
+//! The data plane: vifs, the NIC, and the switches between them.
+//!
+//! A pass takes one batch from one source, hands it to the switch, has the
+//! destinations send what they got, and answers the requests whose pages came
+//! home. Nothing here waits, and every pass is bounded.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use core::fmt;
+
+use kernel::Pools;
+use kernel::memory::Window;
+use kernel::packet::Batch;
+use kernel::pages::ShardId;
+use kernel::switch::{
+    BadName, BridgeName, JoinError, Port, PortConfig, PortId, Ports, QueueLimits, Switches,
+};
+use xen::event::EventPort;
+use xen::{Hypervisor, Instant};
+
+use crate::netback::data::{AttachError, Vif, VifCounters, Violation};
+use crate::netback::{ConnectRequest, Progress, Urgency, VifConfig, VifHost, VifId};
+use crate::nic::{Cause, Link, Nic, Status};
+
+/// The largest IP packet where nothing else is configured.
+const MTU: u16 = 1500;
+/// What may wait for a guest that is short of receive slots: as many packets as
+/// its ring takes at once.
+const GUEST_QUEUE: QueueLimits = QueueLimits { packets: 256, bytes: 512 << 10 };
+/// What may wait for the NIC.
+const UPLINK_QUEUE: QueueLimits = QueueLimits { packets: 512, bytes: 1 << 20 };
+/// Addresses learnt behind a guest's port beside its own: a guest may be a bridge
+/// for guests of its own.
+const GUEST_ADDRESSES: u16 = 64;
+/// Addresses learnt behind the uplink.
+const UPLINK_ADDRESSES: u16 = 1024;
+
+/// Vifs, the NIC, the switches, and all that packets are made of.
+pub struct Network<H: Hypervisor, N: Nic> {
+    hypervisor: H,
+    pools: Pools,
+    window: Window,
+    switches: Switches,
+    endpoints: Endpoints<H, N>,
+    /// By the vif's name, its place.
+    names: BTreeMap<VifId, usize>,
+    /// By the event channel's port, the vif's place.
+    events: BTreeMap<EventPort, usize>,
+    /// By the lent pages' shard, the vif's place.
+    shards: BTreeMap<ShardId, usize>,
+    /// Places of vifs that may have requests, each at most once.
+    ready: VecDeque<usize>,
+    faults: VecDeque<(VifId, Violation)>,
+    batch: Batch,
+}
+
+/// What is behind the switches' ports.
+struct Endpoints<H: Hypervisor, N: Nic> {
+    vifs: Vec<Option<Attached<H>>>,
+    uplink: Option<Uplink<N>>,
+    ports: BTreeMap<PortId, usize>,
+    /// Places of vifs that were asked to send since this was last looked at.
+    asked: Vec<usize>,
+}
+
+struct Attached<H: Hypervisor> {
+    id: VifId,
+    vif: Vif<H>,
+    /// The port; gone once the vif is being taken apart.
+    port: Option<PortId>,
+    /// Whether it stands in the list of those that may have requests.
+    ready: bool,
+    /// Whether its fault has been told.
+    told: bool,
+}
+
+struct Uplink<N> {
+    nic: N,
+    port: PortId,
+    link: Link,
+    /// Whether the device interrupted, or must be polled.
+    ready: bool,
+    status: Status,
+}
+
+impl<H: Hypervisor, N: Nic> Ports for Endpoints<H, N> {
+    fn port(&mut self, id: PortId) -> Option<&mut dyn Port> {
+        if let Some(uplink) = self.uplink.as_mut().filter(|uplink| uplink.port == id) {
+            return Some(&mut uplink.nic);
+        }
+        let place = *self.ports.get(&id)?;
+        if self.asked.last() != Some(&place) {
+            self.asked.push(place);
+        }
+        let attached = self.vifs.get_mut(place)?.as_mut()?;
+        Some(&mut attached.vif)
+    }
+}
+
+/// Why a vif cannot be served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// Its bridge's name.
+    Bridge(BadName),
+    /// Its place on the bridge.
+    Join(JoinError),
+    /// Its rings or its event channel.
+    Attach(AttachError),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bridge(error) => write!(f, "bridge: {error}"),
+            Self::Join(error) => error.fmt(f),
+            Self::Attach(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<H: Hypervisor, N: Nic> Network<H, N> {
+    /// A network without vifs and without a NIC.
+    pub fn new(hypervisor: H, pools: Pools, window: Window, switches: Switches) -> Self {
+        Self {
+            hypervisor,
+            pools,
+            window,
+            switches,
+            endpoints: Endpoints {
+                vifs: Vec::new(),
+                uplink: None,
+                ports: BTreeMap::new(),
+                asked: Vec::new(),
+            },
+            names: BTreeMap::new(),
+            events: BTreeMap::new(),
+            shards: BTreeMap::new(),
+            ready: VecDeque::new(),
+            faults: VecDeque::new(),
+            batch: Batch::new(),
+        }
+    }
+
+    /// Makes `nic` the uplink of the switch `bridge` and starts it.
+    ///
+    /// # Errors
+    /// Where the switch has no port left.
+    pub fn set_uplink(
+        &mut self,
+        mut nic: N,
+        bridge: &BridgeName,
+        now: Instant,
+    ) -> Result<(), JoinError> {
+        let config = PortConfig {
+            address: None,
+            addresses: UPLINK_ADDRESSES,
+            uplink: true,
+            mtu: MTU,
+            queue: UPLINK_QUEUE,
+        };
+        let port = self.switches.join(bridge, config)?;
+        nic.start(now);
+        let (link, status) = (Link::Down, Status::Changing);
+        self.endpoints.uplink = Some(Uplink { nic, port, link, ready: true, status });
+        Ok(())
+    }
+
+    /// The NIC.
+    pub fn nic(&self) -> Option<&N> {
+        self.endpoints.uplink.as_ref().map(|uplink| &uplink.nic)
+    }
+
+    /// The switches.
+    pub fn switches(&self) -> &Switches {
+        &self.switches
+    }
+
+    /// What packets are made of.
+    pub fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
+    /// The places for guests' pages.
+    pub fn window(&self) -> &Window {
+        &self.window
+    }
+
+    /// The vifs served and what they count.
+    pub fn vifs(&self) -> impl Iterator<Item = (VifId, VifCounters)> {
+        self.endpoints.vifs.iter().flatten().map(|attached| (attached.id, attached.vif.counters()))
+    }
+
+    /// Takes note of an event. Those of ports that are not ours are ignored.
+    pub fn event(&mut self, port: EventPort) {
+        if let Some(&place) = self.events.get(&port) {
+            self.mark(place);
+        }
+    }
+
+    fn mark(&mut self, place: usize) {
+        let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) else { return };
+        let Some(port) = attached.port else { return };
+        if !core::mem::replace(&mut attached.ready, true) {
+            self.ready.push_back(place);
+        }
+        self.switches.wake(port);
+    }
+
+    /// Takes note of an interrupt message of the NIC's.
+    pub fn interrupt(&mut self, cause: Cause) {
+        if let Some(uplink) = &mut self.endpoints.uplink {
+            uplink.nic.acknowledge(cause);
+            uplink.ready = true;
+        }
+    }
+
+    /// Does one pass over all that is ready. Says whether there is more to do at
+    /// once.
+    pub fn poll(&mut self, now: Instant) -> bool {
+        self.watch_uplink(now);
+        self.poll_vifs(now);
+        for _ in 0..self.ready.len() {
+            let Some(place) = self.ready.pop_front() else { break };
+            if self.receive(place, now) {
+                self.ready.push_back(place);
+            }
+        }
+        let wire = self.receive_from_wire(now);
+        self.switches.expire(&mut self.pools, now);
+        self.flush(now);
+        wire || !self.ready.is_empty()
+    }
+
+    /// When [`poll`](Self::poll) has to be called next, whatever happens.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let waiting = self.switches.next_deadline();
+        let polled = waiting.and_then(|_| {
+            self.endpoints.vifs.iter().flatten().filter_map(|attached| attached.vif.poll_at()).min()
+        });
+        waiting.into_iter().chain(polled).min()
+    }
+
+    /// Whether something has to be looked at without pause: a NIC that is not up
+    /// yet, or has no interrupts.
+    pub fn is_polled(&self) -> bool {
+        self.endpoints.uplink.as_ref().is_some_and(|uplink| {
+            uplink.status == Status::Changing
+                || uplink.status == Status::Running && uplink.nic.is_polled()
+        })
+    }
+
+    fn watch_uplink(&mut self, now: Instant) {
+        let Some(uplink) = &mut self.endpoints.uplink else { return };
+        let status = uplink.nic.watchdog(&mut self.pools, now);
+        if status != uplink.status {
+            match status {
+                Status::Failed(fault) => log::error!("NIC: {fault}"),
+                Status::Running => log::info!("NIC: up, {}", uplink.nic.mac()),
+                Status::Stopped => log::info!("NIC: down"),
+                Status::Changing => {}
+            }
+            uplink.status = status;
+        }
+        let link = uplink.nic.link();
+        if link != uplink.link {
+            log::info!("NIC: link {link}");
+            uplink.link = link;
+            self.switches.wake(uplink.port);
+        }
+    }
+
+    /// Looks at frontends that do not say when they have receive slots (P-22).
+    fn poll_vifs(&mut self, now: Instant) {
+        if self.switches.next_deadline().is_none() {
+            return;
+        }
+        for attached in self.endpoints.vifs.iter().flatten() {
+            if let Some(port) = attached.port
+                && attached.vif.poll_at().is_some_and(|at| at <= now)
+            {
+                self.switches.wake(port);
+            }
+        }
+    }
+
+    /// Moves one batch from a guest. Says whether there may be more.
+    fn receive(&mut self, place: usize, now: Instant) -> bool {
+        let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) else { return false };
+        let more = attached.vif.receive(&mut self.pools, &mut self.batch);
+        attached.ready = more;
+        match attached.port {
+            Some(port) => self.switches.forward(port, &mut self.batch, &mut self.pools, now),
+            None => {
+                while let Some(packet) = self.batch.pop_front() {
+                    self.pools.give(packet);
+                }
+            }
+        }
+        self.tell(place);
+        self.flush(now);
+        // Requests that were refused are answered even where no page came home.
+        self.complete(place);
+        more
+    }
+
+    /// Moves one batch from the wire. Says whether there may be more.
+    fn receive_from_wire(&mut self, now: Instant) -> bool {
+        let Some(uplink) = &mut self.endpoints.uplink else { return false };
+        if !core::mem::take(&mut uplink.ready) && !uplink.nic.is_polled() {
+            return false;
+        }
+        uplink.nic.reap(&mut self.pools);
+        let mut more = uplink.nic.receive(&mut self.batch, &mut self.pools);
+        if !more && !uplink.nic.is_polled() {
+            uplink.nic.rearm();
+            more = uplink.nic.receive(&mut self.batch, &mut self.pools);
+            uplink.nic.reap(&mut self.pools);
+        }
+        uplink.ready = more;
+        let port = uplink.port;
+        self.switches.wake(port);
+        self.switches.forward(port, &mut self.batch, &mut self.pools, now);
+        self.flush(now);
+        more
+    }
+
+    /// Has ports send what waits for them, then answers what came home.
+    fn flush(&mut self, now: Instant) {
+        self.switches.flush(&self.hypervisor, &mut self.pools, &mut self.endpoints, now);
+        while let Some(place) = self.endpoints.asked.pop() {
+            self.tell(place);
+        }
+        while let Some(shard) = self.pools.tracker.next_due() {
+            if let Some(&place) = self.shards.get(&shard) {
+                self.complete(place);
+            }
+        }
+    }
+
+    /// Reports a vif whose frontend broke the protocol, once.
+    fn tell(&mut self, place: usize) {
+        if let Some(Some(attached)) = self.endpoints.vifs.get_mut(place)
+            && let Some(violation) = attached.vif.violation()
+            && !core::mem::replace(&mut attached.told, true)
+        {
+            self.faults.push_back((attached.id, violation));
+        }
+    }
+
+    fn complete(&mut self, place: usize) {
+        if let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) {
+            attached.vif.complete(&mut self.pools);
+        }
+    }
+}
+
+impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
+    type Refusal = Refusal;
+    type Fault = Violation;
+
+    fn admit(&mut self, vif: VifId, config: &VifConfig) -> Result<(), Refusal> {
+        config.bridge.parse::<BridgeName>().map_err(Refusal::Bridge)?;
+        if config.rate.is_some() {
+            log::warn!("{vif}: rate= is not enforced");
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self, request: &ConnectRequest, _now: Instant) -> Result<(), Refusal> {
+        let ConnectRequest { vif: id, config, frontend } = request;
+        let bridge = config.bridge.parse::<BridgeName>().map_err(Refusal::Bridge)?;
+        let port = PortConfig {
+            address: Some(config.mac),
+            addresses: GUEST_ADDRESSES,
+            uplink: false,
+            mtu: config.mtu.unwrap_or(MTU),
+            queue: GUEST_QUEUE,
+        };
+        let port = self.switches.join(&bridge, port).map_err(Refusal::Join)?;
+        let vif = match Vif::attach(
+            self.hypervisor.clone(),
+            id.frontend,
+            frontend,
+            &mut self.window,
+            &mut self.pools,
+        ) {
+            Ok(vif) => vif,
+            Err(error) => {
+                self.switches.leave(port, &mut self.pools);
+                return Err(Refusal::Attach(error));
+            }
+        };
+        let (event, shard) = (vif.event(), vif.shard());
+        let attached = Attached { id: *id, vif, port: Some(port), ready: false, told: false };
+        let vifs = &mut self.endpoints.vifs;
+        let place = vifs.iter().position(Option::is_none).unwrap_or_else(|| {
+            vifs.push(None);
+            vifs.len() - 1
+        });
+        vifs[place] = Some(attached);
+        // A flush asks each of them at most twice.
+        self.endpoints.asked.reserve(2 * self.endpoints.vifs.len());
+        self.names.insert(*id, place);
+        self.events.insert(event, place);
+        self.shards.insert(shard, place);
+        self.endpoints.ports.insert(port, place);
+        // What the frontend sent before we listened.
+        self.mark(place);
+        Ok(())
+    }
+
+    fn disconnect(&mut self, id: VifId, urgency: Urgency, _now: Instant) -> Progress {
+        let Some(&place) = self.names.get(&id) else { return Progress::Finished };
+        let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) else {
+            return Progress::Finished;
+        };
+        // Nothing more comes in or goes out; what the guest's own queue holds of
+        // others goes home (O-12).
+        if let Some(port) = attached.port.take() {
+            self.switches.leave(port, &mut self.pools);
+            self.endpoints.ports.remove(&port);
+        }
+        // Others hold the guest's pages for no longer than they hold any packet. Its
+        // grants must not be looked at once it may have reused them.
+        let lent = self.pools.tracker.outstanding(attached.vif.shard());
+        if lent > 0 && urgency == Urgency::Patient {
+            return Progress::Pending;
+        }
+        if let Some(Attached { vif, .. }) = self.endpoints.vifs[place].take() {
+            self.names.remove(&id);
+            self.events.remove(&vif.event());
+            self.shards.remove(&vif.shard());
+            self.faults.retain(|(fault, _)| *fault != id);
+            self.ready.retain(|ready| *ready != place);
+            vif.detach(&mut self.window, &mut self.pools);
+        }
+        Progress::Finished
+    }
+
+    fn next_fault(&mut self) -> Option<(VifId, Violation)> {
+        self.faults.pop_front()
+    }
+}

@@ -1,0 +1,71 @@
+//! Where received frames go: memory that is handed to a receive queue, not the
+//! driver's own.
+
+use alloc::boxed::Box;
+
+use kernel::memory::{Buffer, Size};
+use kernel::packet::{Linear, Packet};
+use kernel::{HEADROOM, Pools};
+
+/// Where a device may write one frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Window {
+    /// The address the device uses.
+    pub address: u64,
+    /// How many bytes.
+    pub len: u16,
+}
+
+/// Gives a receive queue its buffers. A buffer goes into the ring and comes back
+/// with a frame in it, or unused.
+pub trait BufferProvider {
+    /// The right to one buffer.
+    type Buffer;
+
+    /// A buffer, and where in it the device writes; `None` when there is none now.
+    fn provide(&mut self, pools: &mut Pools) -> Option<(Self::Buffer, Window)>;
+
+    /// Makes a packet of the first `len` bytes of a buffer's window, which the
+    /// device has written. `None` when there is no packet left; the buffer is then
+    /// back already.
+    fn packet(&mut self, buffer: Self::Buffer, len: u16, pools: &mut Pools) -> Option<Box<Packet>>;
+
+    /// Takes an unused buffer back.
+    fn give(&mut self, buffer: Self::Buffer, pools: &mut Pools);
+}
+
+/// Large buffers of the domain's own, with headroom before the frame.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct PoolBuffers;
+
+impl BufferProvider for PoolBuffers {
+    type Buffer = Buffer;
+
+    fn provide(&mut self, pools: &mut Pools) -> Option<(Buffer, Window)> {
+        let buffer = pools.buffers.take(Size::Large)?;
+        let start = usize::from(HEADROOM);
+        match pools.buffers.region(&buffer, start..Size::Large.bytes()) {
+            Some(region) => {
+                let window = Window { address: region.dma_address(), len: region.len() };
+                Some((buffer, window))
+            }
+            None => {
+                pools.buffers.give(buffer);
+                None
+            }
+        }
+    }
+
+    fn packet(&mut self, buffer: Buffer, len: u16, pools: &mut Pools) -> Option<Box<Packet>> {
+        let Some(mut packet) = pools.take() else {
+            pools.buffers.give(buffer);
+            return None;
+        };
+        packet.linear = Some(Linear { buffer, offset: HEADROOM, len });
+        Some(packet)
+    }
+
+    fn give(&mut self, buffer: Buffer, pools: &mut Pools) {
+        pools.buffers.give(buffer);
+    }
+}

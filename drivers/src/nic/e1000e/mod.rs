@@ -1,0 +1,395 @@
+//! The Intel 82574 (and QEMU's `e1000e`). Section numbers are those of its
+//! datasheet, revision 3.4.
+//!
+//! Bringing it up follows 4.6 in the order that xen-pt wants (DESIGN.md, "The NIC
+//! behind xen-pt"), and is the same at boot and after a fault:
+//!
+//! ```text
+//! Stopped ──start──► Quiescing ──► Resetting ──► Running
+//!    ▲                   ▲             │            │ bus mastering lost,
+//!    └───────stop────────┼─────────────┤            │ sending stalled, stop
+//!                        ├─────────────┼────────────┘
+//!                  retry │             │ reset does not finish, device gone
+//!                        └── Failed ◄──┴─ Abandoning
+//! ```
+//!
+//! The device takes packets from [`transmit`] and fills buffers for [`receive`];
+//! neither gives memory back while the device could still reach it.
+
+mod bring_up;
+mod receive;
+mod regs;
+mod transmit;
+
+use core::time::Duration;
+
+use kernel::Pools;
+use kernel::memory::{DmaPage, Registers};
+use kernel::packet::{Batch, MacAddress};
+use kernel::switch::{Holding, Port, PortQueue};
+use xen::Instant;
+
+use self::receive::Receiver;
+use self::regs::*;
+use self::transmit::Transmitter;
+use super::{BufferProvider, Cause, Fault, Link, Nic, Statistics, Status};
+use crate::pci::{Command, ConfigSpace, Function, Identity, Message, Msix};
+
+pub use self::regs::LEN as REGISTERS_LEN;
+
+/// The BAR with the registers.
+pub const REGISTERS_BAR: u8 = 0;
+
+/// Descriptors in a ring, which fills its page.
+const SLOTS: usize = 256;
+
+/// When a device that failed is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+/// How often a running device is looked at.
+const SURVEY: Duration = Duration::from_secs(1);
+/// How long packets may stay in the ring without one being sent.
+const STALL: Duration = Duration::from_secs(2);
+/// How long an interrupt may take that the driver asked for.
+const INTERRUPT_TEST: Duration = Duration::from_secs(1);
+
+const QUEUES: u32 = CAUSE_RXQ0 | CAUSE_TXQ0;
+const OTHERS: u32 = CAUSE_LSC | CAUSE_OTHER;
+
+/// Whether the driver is for such a device.
+pub fn supports(identity: &Identity) -> bool {
+    // 82574L and 82574LA.
+    matches!((identity.vendor, identity.device), (0x8086, 0x10d3 | 0x10f6))
+}
+
+/// How a device's interrupts reach us.
+pub struct Messages<R> {
+    /// The function's MSI-X.
+    pub msix: Msix,
+    /// The registers of the BAR that its table is in.
+    pub table: R,
+    /// A message for each [`Cause`], in their order.
+    pub messages: [Message; 2],
+}
+
+/// Where on its way the device is, and since when.
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// Down, after a reset or before the first.
+    Stopped,
+    /// Bus mastering is off, and what DMA is under way ends.
+    Quiescing(Instant),
+    /// The reset is under way.
+    Resetting(Instant),
+    Running,
+    /// The device did not reset. What it still asked for comes back.
+    Abandoning(Instant, Fault),
+    Failed(Instant, Fault),
+}
+
+/// Whether interrupts come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Interrupts {
+    /// They do not.
+    Missing,
+    /// One for each cause was asked for; these have not come.
+    Testing {
+        since: Instant,
+        queues: bool,
+        other: bool,
+    },
+    Working,
+}
+
+/// An 82574.
+pub struct E1000e<R, C, B: BufferProvider> {
+    function: Function<C>,
+    registers: R,
+    messages: Option<Messages<R>>,
+    receiver: Receiver<B>,
+    transmitter: Transmitter,
+    state: State,
+    stopping: bool,
+    interrupts: Interrupts,
+    /// Causes of the queues that may interrupt.
+    armed: u32,
+    mac: MacAddress,
+    link: Link,
+    survey: Instant,
+    /// When sending last got on, and how far.
+    progress: (Instant, u64),
+    statistics: Statistics,
+}
+
+impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
+    /// A driver for `function`, which decodes `registers`, with a page for each of
+    /// its two rings and `buffers` to receive into. Without `messages` it is
+    /// polled. Nothing is touched before [`Nic::start`].
+    pub fn new(
+        function: Function<C>,
+        registers: R,
+        messages: Option<Messages<R>>,
+        rings: [DmaPage; 2],
+        buffers: B,
+    ) -> Self {
+        let [receive, transmit] = rings;
+        Self {
+            function,
+            registers,
+            messages,
+            receiver: Receiver::new(receive, buffers),
+            transmitter: Transmitter::new(transmit),
+            state: State::Stopped,
+            stopping: false,
+            interrupts: Interrupts::Missing,
+            armed: 0,
+            mac: MacAddress::new([0; 6]),
+            link: Link::Down,
+            survey: Instant(0),
+            progress: (Instant(0), 0),
+            statistics: Statistics::default(),
+        }
+    }
+
+    fn read(&self, register: u32) -> u32 {
+        self.registers.read(register)
+    }
+
+    fn write(&self, register: u32, value: u32) {
+        self.registers.write(register, value);
+    }
+
+    fn change(&self, register: u32, clear: u32, set: u32) {
+        self.write(register, self.read(register) & !clear | set);
+    }
+
+    /// Looks whether a running device still runs.
+    fn look(&mut self, pools: &mut Pools, now: Instant) {
+        if let Interrupts::Testing { since, .. } = self.interrupts
+            && now.since(since) >= INTERRUPT_TEST
+        {
+            self.give_up_interrupts();
+        }
+        if now < self.survey {
+            return;
+        }
+        self.survey = now + SURVEY;
+        let command = self.function.command();
+        if command == Command::all() || self.read(STATUS) == u32::MAX {
+            return self.abandon(Fault::Gone, now);
+        }
+        if !command.contains(Command::BUS_MASTER) {
+            // NETBACK-SPEC H-13: Xen's answer to ten IOMMU faults.
+            self.statistics.mastering_lost += 1;
+            log::warn!("{}: bus mastering was taken away; resetting", self.function.address());
+            return self.begin_reset(now);
+        }
+        self.update_link();
+        self.collect_statistics();
+        self.transmitter.reap(pools);
+        let completed = self.transmitter.completed;
+        if self.transmitter.in_flight() == 0
+            || self.link == Link::Down
+            || completed != self.progress.1
+        {
+            self.progress = (now, completed);
+        } else if now.since(self.progress.0) >= STALL {
+            self.statistics.stalls += 1;
+            log::warn!("{}: sending has stopped; resetting", self.function.address());
+            self.begin_reset(now);
+        }
+    }
+
+    fn give_up_interrupts(&mut self) {
+        log::warn!("{}: polled, since its interrupts do not come", self.function.address());
+        self.interrupts = Interrupts::Missing;
+        self.armed = 0;
+        self.write(IMC, u32::MAX);
+        if let Some(messages) = &self.messages {
+            let _ = messages.msix.disable(&self.function);
+        }
+    }
+
+    /// 10.2.2.2.
+    fn update_link(&mut self) {
+        let status = self.read(STATUS);
+        let link = match status & STATUS_LU != 0 && status != u32::MAX {
+            false => Link::Down,
+            true => Link::Up {
+                speed: match status >> STATUS_SPEED_SHIFT & 3 {
+                    0 => 10,
+                    1 => 100,
+                    _ => 1000,
+                },
+                full_duplex: status & STATUS_FD != 0,
+            },
+        };
+        if link != self.link {
+            log::info!("{}: link {link}", self.function.address());
+            self.link = link;
+        }
+    }
+
+    /// 10.2.7: counters of 32 bits that reading clears.
+    fn collect_statistics(&mut self) {
+        let read = |register| match self.registers.read(register) {
+            u32::MAX => 0,
+            count => u64::from(count),
+        };
+        let device = &mut self.statistics.device;
+        device.received += read(GPRC);
+        device.sent += read(GPTC);
+        device.missed += read(MPC);
+        device.checksum_errors += read(CRCERRS);
+        device.length_errors += read(RUC) + read(RFC) + read(ROC) + read(RJC);
+        device.other_errors += read(RXERRC);
+    }
+
+    fn runs(&self) -> bool {
+        matches!(self.state, State::Running)
+    }
+}
+
+impl<R: Registers, C: ConfigSpace, B: BufferProvider> Port for E1000e<R, C, B> {
+    fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, _now: Instant) {
+        self.reap(pools);
+        if !self.runs() || self.link == Link::Down {
+            while let Some(packet) = queue.pop() {
+                self.statistics.send_down += 1;
+                pools.give(packet);
+            }
+            return;
+        }
+        let tail = self.transmitter.tail();
+        while !self.transmitter.is_full() {
+            let Some(packet) = queue.pop() else { break };
+            let len = packet.len() as u64;
+            match self.transmitter.send(packet, pools) {
+                Ok(()) => {
+                    self.statistics.sent += 1;
+                    self.statistics.sent_bytes += len;
+                }
+                Err(packet) => {
+                    self.statistics.send_refused += 1;
+                    pools.give(packet);
+                }
+            }
+        }
+        if self.transmitter.tail() != tail {
+            self.write(TDT, self.transmitter.tail());
+        }
+    }
+
+    fn holding(&self) -> Holding {
+        Holding::Private
+    }
+}
+
+impl<R: Registers, C: ConfigSpace, B: BufferProvider> Nic for E1000e<R, C, B> {
+    fn start(&mut self, now: Instant) {
+        self.stopping = false;
+        if matches!(self.state, State::Stopped) {
+            self.begin_reset(now);
+        }
+    }
+
+    fn stop(&mut self, now: Instant) {
+        self.stopping = true;
+        if matches!(self.state, State::Running | State::Failed(..)) {
+            self.begin_reset(now);
+        }
+    }
+
+    fn watchdog(&mut self, pools: &mut Pools, now: Instant) -> Status {
+        match self.state {
+            State::Stopped => {}
+            State::Quiescing(since) => self.quiesce(since, now),
+            State::Resetting(since) => self.finish_reset(since, pools, now),
+            State::Running => self.look(pools, now),
+            State::Abandoning(since, fault) => self.give_up(since, fault, pools, now),
+            State::Failed(since, _) if now.since(since) >= RETRY => self.begin_reset(now),
+            State::Failed(..) => {}
+        }
+        match self.state {
+            State::Stopped => Status::Stopped,
+            State::Running => Status::Running,
+            State::Failed(_, fault) => Status::Failed(fault),
+            _ => Status::Changing,
+        }
+    }
+
+    fn receive(&mut self, batch: &mut Batch, pools: &mut Pools) -> bool {
+        if !self.runs() {
+            return false;
+        }
+        let taken = self.receiver.receive(batch, pools, &mut self.statistics);
+        if taken > 0 {
+            self.write(RDT, self.receiver.tail());
+        }
+        taken == kernel::packet::BATCH || batch.is_full()
+    }
+
+    fn reap(&mut self, pools: &mut Pools) {
+        if self.runs() {
+            self.transmitter.reap(pools);
+        }
+    }
+
+    fn acknowledge(&mut self, cause: Cause) {
+        self.statistics.interrupts += 1;
+        if let Interrupts::Testing { queues, other, .. } = &mut self.interrupts {
+            match cause {
+                Cause::Queues => *queues = false,
+                Cause::Other => *other = false,
+            }
+            if !*queues && !*other {
+                self.interrupts = Interrupts::Working;
+            }
+        }
+        if !self.runs() || self.interrupts == Interrupts::Missing {
+            return;
+        }
+        match cause {
+            // Masked while the loop looks by itself.
+            Cause::Queues if self.armed != 0 => {
+                self.write(IMC, self.armed);
+                self.armed = 0;
+            }
+            Cause::Queues => {}
+            Cause::Other => {
+                // Reading ICR would clear the queues' causes with the rest
+                // (10.2.4.1); writing clears what is written.
+                self.write(ICR, !QUEUES);
+                self.write(IMS, OTHERS);
+                self.update_link();
+            }
+        }
+    }
+
+    fn rearm(&mut self) {
+        if !self.runs() || self.interrupts == Interrupts::Missing {
+            return;
+        }
+        let sending = if self.transmitter.in_flight() > 0 { CAUSE_TXQ0 } else { 0 };
+        let missing = (CAUSE_RXQ0 | sending) & !self.armed;
+        if missing != 0 {
+            self.write(IMS, missing);
+            self.armed |= missing;
+        }
+    }
+
+    fn is_polled(&self) -> bool {
+        self.interrupts != Interrupts::Working
+    }
+
+    fn mac(&self) -> MacAddress {
+        self.mac
+    }
+
+    fn link(&self) -> Link {
+        self.link
+    }
+
+    fn statistics(&self) -> Statistics {
+        self.statistics
+    }
+}

@@ -1,0 +1,745 @@
+//! The 82574's driver against a model of its device.
+
+#[path = "../../src/pci/model.rs"]
+#[allow(dead_code, reason = "the PCI tests use the rest")]
+mod config;
+mod device;
+mod memory;
+
+use std::time::Duration;
+
+use drivers::nic::e1000e::{E1000e, Messages, REGISTERS_BAR, REGISTERS_LEN};
+use drivers::nic::{Cause, Fault, Link, Nic, PoolBuffers, Status};
+// What the shared configuration space names from its parent.
+use drivers::pci::{Address, Command, ConfigSpace, Function};
+use drivers::pci::{Message, Msix, WINDOW, assign};
+use kernel::memory::{Buffers, DmaPages, Size};
+use kernel::packet::{BATCH, Batch, Checksum, Linear, MacAddress};
+use kernel::switch::{Holding, Port, PortQueue};
+use kernel::{HEADROOM, Limits, Pools};
+use proptest::prelude::*;
+use xen::Instant;
+
+use config::Model;
+use device::{Bar, Device, MAC};
+use memory::Memory;
+
+const QUEUES: u8 = 0x40;
+const OTHER: u8 = 0x41;
+/// Pages of two large buffers each: enough for the ring, and some.
+const BUFFERS: usize = 400;
+const RING: usize = 255;
+
+struct World {
+    device: &'static Device,
+    nic: E1000e<Bar, &'static Model, PoolBuffers>,
+    pools: Pools,
+    queue: PortQueue,
+    now: Instant,
+    /// Free buffers and packets before the driver had any.
+    at_rest: (usize, usize),
+}
+
+impl World {
+    /// A driver and a device that have not met.
+    fn new() -> Self {
+        Self::with(BUFFERS, true)
+    }
+
+    fn with(buffers: usize, interrupts: bool) -> Self {
+        let (memory, [small, large, rings]) = Memory::new([1, buffers, 2]);
+        let device = Device::new(Model::nic(), memory);
+        let function = device.config.function();
+        let regions = assign(&function, WINDOW, &[]).unwrap();
+        assert!(regions.iter().any(|r| r.index == REGISTERS_BAR && r.size == REGISTERS_LEN));
+        let messages = interrupts.then(|| Messages {
+            msix: Msix::find(&function, &regions).unwrap(),
+            table: Bar::Table(device),
+            messages: [Message::new(QUEUES, 0).unwrap(), Message::new(OTHER, 0).unwrap()],
+        });
+        let mut pages = DmaPages::new(rings);
+        let rings = [pages.take().unwrap(), pages.take().unwrap()];
+        let nic = E1000e::new(function, Bar::Registers(device), messages, rings, PoolBuffers);
+        let pools = Pools::new(Buffers::new(small, large), Limits { packets: 600, copies: 1 });
+        let at_rest = (pools.buffers.free(Size::Large), pools.idle());
+        Self { device, nic, pools, queue: PortQueue::new(600), now: Instant(1), at_rest }
+    }
+
+    /// The same, running, its interrupts found to work.
+    fn running() -> Self {
+        let mut world = Self::new();
+        assert_eq!(world.start(), Status::Running);
+        world.interrupts();
+        assert!(!world.nic.is_polled());
+        world
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now = self.now + time;
+        self.device.now.set(self.now);
+    }
+
+    fn watchdog(&mut self) -> Status {
+        self.nic.watchdog(&mut self.pools, self.now)
+    }
+
+    fn start(&mut self) -> Status {
+        self.nic.start(self.now);
+        self.settle()
+    }
+
+    /// Lets the driver change until it has changed; asserts that it does in time.
+    fn settle(&mut self) -> Status {
+        let begun = self.now;
+        loop {
+            let status = self.watchdog();
+            if status != Status::Changing {
+                return status;
+            }
+            assert!(self.now.since(begun) < Duration::from_millis(500), "it hangs");
+            self.pass(Duration::from_micros(100));
+        }
+    }
+
+    /// Two surveys' time.
+    fn survey(&mut self) -> Status {
+        self.watchdog();
+        self.pass(Duration::from_millis(1100));
+        self.watchdog()
+    }
+
+    /// Does what the loop does with interrupts; returns the vectors that came.
+    fn interrupts(&mut self) -> Vec<u8> {
+        let messages = self.device.messages.take();
+        for &vector in &messages {
+            let cause = if vector == QUEUES { Cause::Queues } else { Cause::Other };
+            self.nic.acknowledge(cause);
+        }
+        messages
+    }
+
+    /// Receives all there is and returns the frames.
+    fn receive(&mut self) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        loop {
+            let mut batch = Batch::new();
+            let more = self.nic.receive(&mut batch, &mut self.pools);
+            while let Some(packet) = batch.pop_front() {
+                assert_eq!(packet.linear.as_ref().unwrap().offset, HEADROOM);
+                frames.push(packet.headers(&self.pools.buffers).to_vec());
+                self.pools.give(packet);
+            }
+            if !more {
+                return frames;
+            }
+        }
+    }
+
+    /// Queues a frame to be sent.
+    fn offer(&mut self, frame: &[u8]) {
+        self.offer_as(frame, Checksum::Unknown);
+    }
+
+    fn offer_as(&mut self, frame: &[u8], checksum: Checksum) {
+        let mut packet = self.pools.take().unwrap();
+        let mut buffer = self.pools.buffers.take(Size::Large).unwrap();
+        let bytes = self.pools.buffers.bytes_mut(&mut buffer).unwrap();
+        bytes[10..10 + frame.len()].copy_from_slice(frame);
+        packet.linear = Some(Linear { buffer, offset: 10, len: frame.len() as u16 });
+        packet.meta.checksum = checksum;
+        self.queue.push(packet, self.now).unwrap();
+    }
+
+    fn transmit(&mut self) {
+        self.nic.transmit(&mut self.queue, &mut self.pools, self.now);
+    }
+
+    fn free(&self) -> (usize, usize) {
+        (self.pools.buffers.free(Size::Large), self.pools.idle())
+    }
+
+    /// Stops the driver and asserts that it keeps nothing.
+    fn finish(mut self) {
+        while let Some(packet) = self.queue.pop() {
+            self.pools.give(packet);
+        }
+        self.nic.stop(self.now);
+        assert_eq!(self.settle(), Status::Stopped);
+        assert_eq!(self.free(), self.at_rest);
+        let command = self.device.config.function().command();
+        assert!(!command.contains(Command::BUS_MASTER));
+    }
+}
+
+fn frame(number: usize, len: usize) -> Vec<u8> {
+    (0..len).map(|place| (place + number * 7) as u8).collect()
+}
+
+#[test]
+fn it_comes_up_and_goes_down() {
+    let mut world = World::new();
+    assert_eq!(world.watchdog(), Status::Stopped);
+    assert_eq!(world.start(), Status::Running);
+    assert_eq!(world.nic.mac(), MacAddress::new(MAC));
+    assert_eq!(world.nic.link(), Link::Up { speed: 1000, full_duplex: true });
+    assert_eq!(world.nic.holding(), Holding::Private);
+    assert_eq!(world.device.resets.get(), 1);
+    assert_eq!(world.free().0, world.at_rest.0 - RING, "the ring is full");
+    world.nic.stop(world.now);
+    assert_eq!(world.settle(), Status::Stopped);
+    assert_eq!(world.free(), world.at_rest);
+    assert_eq!(world.start(), Status::Running);
+    world.finish();
+}
+
+#[test]
+fn frames_are_received_in_order_round_the_ring() {
+    let mut world = World::running();
+    for round in 0..10 {
+        let frames: Vec<_> = (0..100).map(|n| frame(round * 100 + n, 14 + n * 15)).collect();
+        frames.iter().for_each(|frame| assert!(world.device.arrive(frame)));
+        assert_eq!(world.receive(), frames);
+    }
+    let statistics = world.nic.statistics();
+    assert_eq!(statistics.received, 1000);
+    assert_eq!(statistics.received_bytes, 10 * (0..100).map(|n| 14 + n * 15).sum::<u64>());
+    world.finish();
+}
+
+#[test]
+fn a_full_ring_holds_all_but_one_slot_and_drains_in_batches() {
+    let mut world = World::running();
+    let taken = (0..300).filter(|&n| world.device.arrive(&frame(n, 60))).count();
+    assert_eq!(taken, RING);
+    let mut batch = Batch::new();
+    assert!(world.nic.receive(&mut batch, &mut world.pools));
+    assert_eq!(batch.len(), BATCH);
+    assert!(world.nic.receive(&mut batch, &mut world.pools), "no room for more");
+    while let Some(packet) = batch.pop_front() {
+        world.pools.give(packet);
+    }
+    assert_eq!(world.receive().len(), RING - BATCH);
+    assert!(world.receive().is_empty());
+    world.survey();
+    assert_eq!(world.nic.statistics().device.missed, 45);
+    world.finish();
+}
+
+#[test]
+fn packets_are_sent_in_order_and_ended_once_sent() {
+    let mut world = World::running();
+    world.device.faults.stalled.set(true);
+    let free = world.free();
+    let frames: Vec<_> = (0..300).map(|n| frame(n, 17 + n * 5)).collect();
+    frames.iter().for_each(|frame| world.offer(frame));
+    world.transmit();
+    assert_eq!(world.queue.len(), 300 - RING, "one slot stays free");
+    world.nic.reap(&mut world.pools);
+    assert_eq!(world.free().1, free.1 - 300, "nothing is sent yet");
+    world.device.faults.stalled.set(false);
+    world.device.set_link(true);
+    // The next doorbell starts it again.
+    for _ in 0..3 {
+        world.offer(&frame(1, 60));
+        world.nic.reap(&mut world.pools);
+        world.transmit();
+        world.device.kick();
+    }
+    world.nic.reap(&mut world.pools);
+    assert_eq!(world.free(), free);
+    assert_eq!(world.device.wire.borrow()[..300], frames);
+    let statistics = world.nic.statistics();
+    assert_eq!(statistics.sent, 303);
+    world.finish();
+}
+
+#[test]
+fn a_thousand_packets_go_out_and_come_back() {
+    let mut world = World::running();
+    world.device.faults.loopback.set(true);
+    for round in 0..20 {
+        let frames: Vec<_> = (0..50).map(|n| frame(round * 50 + n, 60 + n * 29)).collect();
+        frames.iter().for_each(|frame| world.offer(frame));
+        world.transmit();
+        assert_eq!(world.receive(), frames);
+    }
+    world.survey();
+    let device = world.nic.statistics().device;
+    assert_eq!((device.received, device.sent), (1000, 1000));
+    world.survey();
+    assert_eq!(world.nic.statistics().device.sent, 1000, "counted once");
+    world.finish();
+}
+
+#[test]
+fn what_cannot_be_sent_is_refused() {
+    let mut world = World::running();
+    let free = world.free();
+    world.offer(&frame(0, 16));
+    world.offer(&frame(0, 1519));
+    world.offer_as(&frame(0, 60), Checksum::Partial);
+    let mut empty = world.pools.take().unwrap();
+    empty.linear = None;
+    world.queue.push(empty, world.now).unwrap();
+    world.offer(&frame(9, 1518));
+    world.transmit();
+    world.nic.reap(&mut world.pools);
+    assert_eq!(world.nic.statistics().send_refused, 4);
+    assert_eq!(*world.device.wire.borrow(), [frame(9, 1518)]);
+    assert_eq!(world.free(), free);
+    world.finish();
+}
+
+#[test]
+fn without_a_link_packets_are_dropped_at_once() {
+    let mut world = World::running();
+    world.device.set_link(false);
+    assert_eq!(world.interrupts(), [OTHER]);
+    assert_eq!(world.nic.link(), Link::Down);
+    let free = world.free();
+    (0..5).for_each(|n| world.offer(&frame(n, 60)));
+    world.transmit();
+    assert_eq!((world.queue.len(), world.nic.statistics().send_down), (0, 5));
+    assert_eq!(world.free(), free);
+    world.device.set_link(true);
+    assert_eq!(world.interrupts(), [OTHER]);
+    assert!(matches!(world.nic.link(), Link::Up { .. }));
+    world.finish();
+}
+
+#[test]
+fn a_link_lost_unnoticed_is_found() {
+    let mut world = World::running();
+    world.device.faults.silent.set(true);
+    world.device.set_link(false);
+    world.survey();
+    assert_eq!(world.nic.link(), Link::Down);
+    // Packets stuck behind a lost link are no stall.
+    world.device.set_link(true);
+    world.survey();
+    world.device.faults.stalled.set(true);
+    world.offer(&frame(0, 60));
+    world.transmit();
+    world.device.set_link(false);
+    (0..5).for_each(|_| assert_eq!(world.survey(), Status::Running));
+    assert_eq!(world.nic.statistics().stalls, 0);
+    world.finish();
+}
+
+#[test]
+fn descriptors_that_lie_are_dropped() {
+    let mut world = World::running();
+    let free = world.free();
+    let good = 0b11;
+    for (status, len) in
+        [(good, 0), (good, 13), (good, 1519), (good, 2048), (good, u16::MAX), (0b01, 60)]
+    {
+        world.device.lie(status, len);
+    }
+    // The end of the frame in pieces, then a good one.
+    world.device.lie(good, 60);
+    assert!(world.device.arrive(&frame(1, 60)));
+    assert_eq!(world.receive(), [frame(1, 60)]);
+    assert_eq!(world.nic.statistics().receive_malformed, 7);
+    for error in [24, 25, 26, 28, 31] {
+        world.device.lie(good | 1 << error, 60);
+    }
+    assert!(world.receive().is_empty());
+    assert_eq!(world.nic.statistics().receive_errors, 5);
+    assert_eq!(world.free(), free);
+    world.finish();
+}
+
+#[test]
+fn a_device_that_claims_everything_is_done_ends_nothing_twice() {
+    let mut world = World::running();
+    let free = world.free();
+    (0..256).for_each(|_| world.device.lie(0b11, 100));
+    // One claim is for a slot that was not the device's.
+    assert_eq!(world.receive().len(), RING);
+    world.device.claim_sent();
+    world.nic.reap(&mut world.pools);
+    world.transmit();
+    assert_eq!(world.free(), free);
+    world.device.faults.stalled.set(true);
+    (0..3).for_each(|n| world.offer(&frame(n, 60)));
+    world.transmit();
+    world.device.claim_sent();
+    world.nic.reap(&mut world.pools);
+    world.nic.reap(&mut world.pools);
+    assert_eq!(world.free(), free);
+    world.finish();
+}
+
+#[test]
+fn one_call_takes_a_batch_of_bad_descriptors_and_no_more() {
+    let mut world = World::running();
+    (0..200).for_each(|_| world.device.lie(0b11, 0));
+    let mut batch = Batch::new();
+    assert!(world.nic.receive(&mut batch, &mut world.pools));
+    assert_eq!(world.nic.statistics().receive_malformed, BATCH as u64);
+    world.finish();
+}
+
+#[test]
+fn without_buffers_frames_are_dropped_and_reception_goes_on() {
+    let mut world = World::running();
+    let mut held = Vec::new();
+    while let Some(buffer) = world.pools.buffers.take(Size::Large) {
+        held.push(buffer);
+    }
+    for n in 0..600 {
+        assert!(world.device.arrive(&frame(n, 60)));
+        assert!(world.receive().is_empty());
+    }
+    assert_eq!(world.nic.statistics().receive_no_buffer, 600);
+    held.into_iter().for_each(|buffer| world.pools.buffers.give(buffer));
+    assert!(world.device.arrive(&frame(7, 60)));
+    assert_eq!(world.receive(), [frame(7, 60)]);
+    // Without packets likewise.
+    let held: Vec<_> = std::iter::from_fn(|| world.pools.take()).collect();
+    assert!(world.device.arrive(&frame(8, 60)));
+    assert!(world.receive().is_empty());
+    assert_eq!(world.nic.statistics().receive_no_buffer, 601);
+    held.into_iter().for_each(|packet| world.pools.give(packet));
+    world.finish();
+}
+
+#[test]
+fn too_few_buffers_fail_and_are_tried_again() {
+    let mut world = World::with(RING.div_ceil(2) - 1, true);
+    assert_eq!(world.start(), Status::Failed(Fault::NoBuffers));
+    assert!(!world.device.config.function().command().contains(Command::BUS_MASTER));
+    world.pass(Duration::from_secs(9));
+    assert_eq!(world.settle(), Status::Failed(Fault::NoBuffers));
+    assert_eq!(world.device.resets.get(), 1);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.settle(), Status::Failed(Fault::NoBuffers));
+    assert_eq!(world.device.resets.get(), 2);
+    world.finish();
+}
+
+#[test]
+fn interrupts_are_masked_while_the_loop_looks_and_armed_before_it_sleeps() {
+    for masks_itself in [false, true] {
+        let mut world = World::running();
+        world.device.faults.masks_itself.set(masks_itself);
+        world.nic.rearm();
+        world.interrupts();
+        world.nic.rearm();
+        assert!(world.interrupts().is_empty(), "nothing has happened");
+        world.device.arrive(&frame(0, 60));
+        assert_eq!(world.interrupts(), [QUEUES]);
+        // Awake: no more of them.
+        world.device.arrive(&frame(1, 60));
+        world.offer(&frame(2, 60));
+        world.transmit();
+        assert!(world.interrupts().is_empty());
+        // One comes after the last look: arming again tells of it.
+        assert_eq!(world.receive().len(), 2);
+        world.device.arrive(&frame(3, 60));
+        world.nic.rearm();
+        assert!(world.interrupts().contains(&QUEUES));
+        assert_eq!(world.receive().len(), 1);
+        world.finish();
+    }
+}
+
+#[test]
+fn sent_packets_interrupt_only_where_some_are_under_way() {
+    let mut world = World::running();
+    world.nic.rearm();
+    world.interrupts();
+    world.nic.rearm();
+    world.device.faults.stalled.set(true);
+    world.offer(&frame(0, 60));
+    world.transmit();
+    world.nic.rearm();
+    world.device.faults.stalled.set(false);
+    world.device.kick();
+    assert_eq!(world.interrupts(), [QUEUES], "the lender waits for it");
+    world.nic.reap(&mut world.pools);
+    world.offer(&frame(0, 60));
+    world.transmit();
+    world.nic.reap(&mut world.pools);
+    world.nic.rearm();
+    assert!(world.interrupts().is_empty());
+    world.finish();
+}
+
+#[test]
+fn interrupts_that_do_not_come_make_it_polled() {
+    let mut world = World::new();
+    world.device.faults.silent.set(true);
+    assert_eq!(world.start(), Status::Running);
+    assert!(world.nic.is_polled(), "not seen yet");
+    world.pass(Duration::from_millis(900));
+    world.watchdog();
+    world.device.faults.silent.set(false);
+    world.nic.acknowledge(Cause::Queues);
+    world.pass(Duration::from_millis(200));
+    world.watchdog();
+    assert!(world.nic.is_polled());
+    assert_eq!(world.device.config.get(0xa0) >> 31, 0, "MSI-X is off");
+    world.nic.rearm();
+    world.nic.acknowledge(Cause::Other);
+    world.device.arrive(&frame(0, 60));
+    assert!(world.interrupts().is_empty());
+    assert_eq!(world.receive().len(), 1);
+    world.finish();
+}
+
+#[test]
+fn without_msix_it_is_polled() {
+    let mut world = World::with(BUFFERS, false);
+    assert_eq!(world.start(), Status::Running);
+    world.device.arrive(&frame(0, 60));
+    world.nic.rearm();
+    assert!(world.nic.is_polled());
+    assert!(world.interrupts().is_empty());
+    assert_eq!(world.receive().len(), 1);
+    world.finish();
+}
+
+#[test]
+fn bus_mastering_taken_away_is_noticed_counted_and_recovered_from() {
+    let mut world = World::running();
+    world.device.faults.stalled.set(true);
+    (0..10).for_each(|n| world.offer(&frame(n, 60)));
+    world.transmit();
+    // Half the ring is behind it, so that the slots must move.
+    (0..100).for_each(|n| assert!(world.device.arrive(&frame(n, 60))));
+    assert_eq!(world.receive().len(), 100);
+    world.device.lose_mastering();
+    assert!(!world.device.arrive(&frame(0, 60)));
+    assert_eq!(world.survey(), Status::Changing);
+    assert_eq!(world.settle(), Status::Running);
+    let statistics = world.nic.statistics();
+    assert_eq!((statistics.mastering_lost, statistics.resets), (1, 2));
+    assert_eq!(statistics.send_aborted, 10);
+    assert_eq!(world.free().1, world.at_rest.1, "aborted packets are back");
+    world.device.faults.stalled.set(false);
+    world.device.faults.loopback.set(true);
+    world.interrupts();
+    assert!(!world.nic.is_polled());
+    world.nic.rearm();
+    world.interrupts();
+    let frames: Vec<_> = (0..200).map(|n| frame(n, 60)).collect();
+    frames.iter().for_each(|frame| world.offer(frame));
+    world.transmit();
+    assert_eq!(world.receive(), frames);
+    world.finish();
+}
+
+#[test]
+fn stalled_sending_resets_the_device() {
+    let mut world = World::running();
+    world.survey();
+    world.device.faults.stalled.set(true);
+    world.offer(&frame(0, 60));
+    world.transmit();
+    world.survey();
+    assert_eq!(world.nic.statistics().stalls, 0, "not yet");
+    world.survey();
+    world.survey();
+    assert_eq!(world.settle(), Status::Running);
+    let statistics = world.nic.statistics();
+    assert_eq!((statistics.stalls, statistics.send_aborted), (1, 1));
+    // A slow one is not stalled.
+    world.device.faults.stalled.set(false);
+    for n in 0..10 {
+        world.offer(&frame(n, 60));
+        world.transmit();
+        assert_eq!(world.survey(), Status::Running);
+    }
+    assert_eq!(world.nic.statistics().stalls, 1);
+    world.finish();
+}
+
+#[test]
+fn a_reset_that_does_not_finish_ends_at_the_ladders_last_rung() {
+    let mut world = World::running();
+    world.device.faults.stalled.set(true);
+    (0..4).for_each(|n| world.offer(&frame(n, 60)));
+    world.transmit();
+    let free = world.free();
+    world.device.faults.stuck_reset.set(true);
+    world.device.config.set(0xe8, 1 << 21);
+    world.device.lose_mastering();
+    world.survey();
+    let begun = world.now;
+    assert_eq!(world.settle(), Status::Failed(Fault::Reset));
+    assert!(world.now.since(begun) >= Duration::from_millis(300), "pending transactions");
+    assert_eq!(world.free(), (free.0 + 4, free.1 + 4), "sent packets alone are back");
+    assert!(world.receive().is_empty());
+    world.offer(&frame(0, 60));
+    world.transmit();
+    assert_eq!(world.nic.statistics().send_down, 1);
+    world.device.faults.stuck_reset.set(false);
+    world.pass(Duration::from_secs(11));
+    assert_eq!(world.settle(), Status::Running);
+    world.finish();
+}
+
+#[test]
+fn quiet_transactions_shorten_the_ladder() {
+    let mut world = World::new();
+    world.device.faults.stuck_reset.set(true);
+    let begun = world.now;
+    assert_eq!(world.start(), Status::Failed(Fault::Reset));
+    assert!(world.now.since(begun) < Duration::from_millis(250));
+    world.device.faults.stuck_reset.set(false);
+    world.finish();
+}
+
+#[test]
+fn dma_that_does_not_end_delays_the_reset_a_little() {
+    let mut world = World::new();
+    world.device.faults.busy.set(true);
+    let begun = world.now;
+    assert_eq!(world.start(), Status::Running);
+    let took = world.now.since(begun);
+    assert!((10..20).contains(&took.as_millis()), "{took:?}");
+    world.finish();
+}
+
+#[test]
+fn a_device_that_vanishes_is_reported() {
+    let mut world = World::running();
+    world.device.faults.stalled.set(true);
+    world.offer(&frame(0, 60));
+    world.transmit();
+    world.device.faults.gone.set(true);
+    world.survey();
+    assert_eq!(world.settle(), Status::Failed(Fault::Gone));
+    assert_eq!(world.nic.link(), Link::Down);
+    assert_eq!(world.free().1, world.at_rest.1);
+    world.device.faults.gone.set(false);
+    world.pass(Duration::from_secs(11));
+    assert_eq!(world.settle(), Status::Running);
+    // Half-way through a reset.
+    world.device.lose_mastering();
+    world.survey();
+    world.device.faults.gone.set(true);
+    assert_eq!(world.settle(), Status::Failed(Fault::Gone));
+    // And with its configuration space, which does not come back.
+    world.device.config.vanish();
+    world.pass(Duration::from_secs(11));
+    assert_eq!(world.settle(), Status::Failed(Fault::Gone));
+    let statistics = world.nic.statistics();
+    assert_eq!(statistics.device.missed, 0, "ones are not counts");
+    // Its receive buffers stay out of use for good.
+    assert_eq!(world.free().0, world.at_rest.0 - RING);
+    std::mem::forget(world.nic);
+}
+
+#[test]
+fn a_device_without_an_address_does_not_run() {
+    let mut world = World::new();
+    world.device.faults.no_address.set(true);
+    assert_eq!(world.start(), Status::Failed(Fault::NoAddress));
+    world.device.faults.no_address.set(false);
+    world.finish();
+}
+
+#[test]
+fn stopping_and_starting_cross() {
+    let mut world = World::new();
+    world.nic.start(world.now);
+    world.nic.stop(world.now);
+    assert_eq!(world.settle(), Status::Stopped);
+    world.nic.start(world.now);
+    world.watchdog();
+    world.nic.stop(world.now);
+    world.nic.start(world.now);
+    assert_eq!(world.settle(), Status::Running);
+    assert_eq!(world.start(), Status::Running, "it runs already");
+    world.offer(&frame(0, 60));
+    world.device.faults.stalled.set(true);
+    world.transmit();
+    world.finish();
+}
+
+/// What can happen.
+#[derive(Clone, Debug)]
+enum Event {
+    Arrive(u16),
+    Lie(u32, u16),
+    ClaimSent,
+    Offer(u16),
+    Transmit,
+    Receive,
+    Reap,
+    Interrupts,
+    Rearm,
+    Watchdog(u16),
+    LoseMastering,
+    Link(bool),
+    Fault(u8, bool),
+    Start,
+    Stop,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    use Event::*;
+    prop_oneof![
+        6 => (14..1519u16).prop_map(Arrive),
+        2 => (any::<u32>(), any::<u16>()).prop_map(|(status, len)| Lie(status, len)),
+        1 => Just(ClaimSent),
+        6 => (0..1600u16).prop_map(Offer),
+        6 => Just(Transmit),
+        6 => Just(Receive),
+        3 => Just(Reap),
+        3 => Just(Interrupts),
+        3 => Just(Rearm),
+        8 => (0..1500u16).prop_map(Watchdog),
+        1 => Just(LoseMastering),
+        1 => any::<bool>().prop_map(Link),
+        2 => (0..6u8, any::<bool>()).prop_map(|(fault, on)| Fault(fault, on)),
+        1 => Just(Start),
+        1 => Just(Stop),
+    ]
+}
+
+impl World {
+    fn happen(&mut self, event: Event) {
+        let device = self.device;
+        match event {
+            Event::Arrive(len) => drop(device.arrive(&frame(0, len.into()))),
+            Event::Lie(status, len) => device.lie(status, len),
+            Event::ClaimSent => device.claim_sent(),
+            Event::Offer(len) if self.pools.idle() > 0 && self.free().0 > 0 => {
+                self.offer(&frame(0, len.into()));
+            }
+            Event::Offer(_) => {}
+            Event::Transmit => self.transmit(),
+            Event::Receive => drop(self.receive()),
+            Event::Reap => self.nic.reap(&mut self.pools),
+            Event::Interrupts => drop(self.interrupts()),
+            Event::Rearm => self.nic.rearm(),
+            Event::Watchdog(time) => {
+                self.pass(Duration::from_millis(time.into()));
+                self.watchdog();
+            }
+            Event::LoseMastering => device.lose_mastering(),
+            Event::Link(up) => device.set_link(up),
+            Event::Fault(fault, on) => device.fault(fault).set(on),
+            Event::Start => self.nic.start(self.now),
+            Event::Stop => self.nic.stop(self.now),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_everything_comes_back(events in prop::collection::vec(event(), 0..200)) {
+        let mut world = World::running();
+        for event in events {
+            world.happen(event);
+        }
+        (0..6).for_each(|fault| world.device.fault(fault).set(false));
+        world.pass(Duration::from_secs(60));
+        world.settle();
+        world.finish();
+    }
+}
