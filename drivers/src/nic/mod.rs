@@ -29,9 +29,12 @@ pub trait Nic: Port {
 
     /// Takes the next step of bringing the device up or down, and while it runs,
     /// once in a while, looks whether it still does. Cheap enough for every pass of
-    /// the loop; needed once a second, or without pause while
-    /// [`Status::Changing`].
+    /// the loop; needed without pause while [`Status::Changing`], and otherwise at
+    /// [`deadline`](Self::deadline).
     fn watchdog(&mut self, pools: &mut Pools, now: Instant) -> Status;
+
+    /// When the watchdog has something to do; `None` when never.
+    fn deadline(&self) -> Option<Instant>;
 
     /// Moves received packets into `batch`, as many as fit. Returns whether more
     /// may be waiting.
@@ -45,7 +48,8 @@ pub trait Nic: Port {
     fn acknowledge(&mut self, cause: Cause);
 
     /// Lets the device interrupt again. Afterwards receive and reap once more
-    /// before sleeping: what came in between raises no interrupt.
+    /// before sleeping: what came in between need not interrupt. Until the next
+    /// message is acknowledged, whatever is sent will interrupt once it is done.
     fn rearm(&mut self);
 
     /// Whether the device must be looked at without being asked to, since its

@@ -9,12 +9,12 @@ mod memory;
 use std::time::Duration;
 
 use drivers::nic::e1000e::{E1000e, Messages, REGISTERS_BAR, REGISTERS_LEN};
-use drivers::nic::{Cause, Fault, Link, Nic, PoolBuffers, Status};
+use drivers::nic::{BufferProvider, Cause, Fault, Link, Nic, PoolBuffers, Status, Window};
 // What the shared configuration space names from its parent.
 use drivers::pci::{Address, Command, ConfigSpace, Function};
 use drivers::pci::{Message, Msix, WINDOW, assign};
-use kernel::memory::{Buffers, DmaPages, Size};
-use kernel::packet::{BATCH, Batch, Checksum, Linear, MacAddress};
+use kernel::memory::{Buffer, Buffers, DmaPages, Size};
+use kernel::packet::{BATCH, Batch, Checksum, Linear, MacAddress, Packet};
 use kernel::switch::{Holding, Port, PortQueue};
 use kernel::{HEADROOM, Limits, Pools};
 use proptest::prelude::*;
@@ -30,9 +30,9 @@ const OTHER: u8 = 0x41;
 const BUFFERS: usize = 400;
 const RING: usize = 255;
 
-struct World {
+struct World<B: BufferProvider = PoolBuffers> {
     device: &'static Device,
-    nic: E1000e<Bar, &'static Model, PoolBuffers>,
+    nic: E1000e<Bar, &'static Model, B>,
     pools: Pools,
     queue: PortQueue,
     now: Instant,
@@ -47,6 +47,21 @@ impl World {
     }
 
     fn with(buffers: usize, interrupts: bool) -> Self {
+        Self::of(buffers, interrupts, PoolBuffers)
+    }
+
+    /// The same, running, its interrupts found to work.
+    fn running() -> Self {
+        let mut world = Self::new();
+        assert_eq!(world.start(), Status::Running);
+        world.interrupts();
+        assert!(!world.nic.is_polled());
+        world
+    }
+}
+
+impl<B: BufferProvider> World<B> {
+    fn of(buffers: usize, interrupts: bool, provider: B) -> Self {
         let (memory, [small, large, rings]) = Memory::new([1, buffers, 2]);
         let device = Device::new(Model::nic(), memory);
         let function = device.config.function();
@@ -59,19 +74,10 @@ impl World {
         });
         let mut pages = DmaPages::new(rings);
         let rings = [pages.take().unwrap(), pages.take().unwrap()];
-        let nic = E1000e::new(function, Bar::Registers(device), messages, rings, PoolBuffers);
+        let nic = E1000e::new(function, Bar::Registers(device), messages, rings, provider);
         let pools = Pools::new(Buffers::new(small, large), Limits { packets: 600, copies: 1 });
         let at_rest = (pools.buffers.free(Size::Large), pools.idle());
         Self { device, nic, pools, queue: PortQueue::new(600), now: Instant(1), at_rest }
-    }
-
-    /// The same, running, its interrupts found to work.
-    fn running() -> Self {
-        let mut world = Self::new();
-        assert_eq!(world.start(), Status::Running);
-        world.interrupts();
-        assert!(!world.nic.is_polled());
-        world
     }
 
     fn pass(&mut self, time: Duration) {
@@ -179,6 +185,7 @@ fn frame(number: usize, len: usize) -> Vec<u8> {
 fn it_comes_up_and_goes_down() {
     let mut world = World::new();
     assert_eq!(world.watchdog(), Status::Stopped);
+    assert_eq!(world.nic.deadline(), None);
     assert_eq!(world.start(), Status::Running);
     assert_eq!(world.nic.mac(), MacAddress::new(MAC));
     assert_eq!(world.nic.link(), Link::Up { speed: 1000, full_duplex: true });
@@ -286,6 +293,9 @@ fn what_cannot_be_sent_is_refused() {
     world.nic.reap(&mut world.pools);
     assert_eq!(world.nic.statistics().send_refused, 4);
     assert_eq!(*world.device.wire.borrow(), [frame(9, 1518)]);
+    let accesses = world.device.accesses.get();
+    world.transmit();
+    assert_eq!(world.device.accesses.get(), accesses, "nothing to ring the bell for");
     assert_eq!(world.free(), free);
     world.finish();
 }
@@ -413,9 +423,37 @@ fn too_few_buffers_fail_and_are_tried_again() {
     world.pass(Duration::from_secs(9));
     assert_eq!(world.settle(), Status::Failed(Fault::NoBuffers));
     assert_eq!(world.device.resets.get(), 1);
+    assert!(world.nic.deadline().unwrap().since(world.now) <= Duration::from_secs(1));
     world.pass(Duration::from_secs(2));
     assert_eq!(world.settle(), Status::Failed(Fault::NoBuffers));
     assert_eq!(world.device.resets.get(), 2);
+    world.finish();
+}
+
+/// Buffers that a frame may not fit.
+struct Short;
+
+impl BufferProvider for Short {
+    type Buffer = Buffer;
+
+    fn provide(&mut self, pools: &mut Pools) -> Option<(Buffer, Window)> {
+        let (buffer, window) = PoolBuffers.provide(pools)?;
+        Some((buffer, Window { len: 1521, ..window }))
+    }
+
+    fn packet(&mut self, buffer: Buffer, len: u16, pools: &mut Pools) -> Option<Box<Packet>> {
+        PoolBuffers.packet(buffer, len, pools)
+    }
+
+    fn give(&mut self, buffer: Buffer, pools: &mut Pools) {
+        PoolBuffers.give(buffer, pools);
+    }
+}
+
+#[test]
+fn buffers_that_are_too_short_are_not_used() {
+    let mut world = World::of(BUFFERS, true, Short);
+    assert_eq!(world.start(), Status::Failed(Fault::NoBuffers));
     world.finish();
 }
 
@@ -453,11 +491,20 @@ fn sent_packets_interrupt_only_where_some_are_under_way() {
     world.nic.rearm();
     world.device.faults.stalled.set(true);
     world.offer(&frame(0, 60));
+    // Armed already: sending while asleep needs no more.
+    world.transmit();
+    world.device.faults.stalled.set(false);
+    world.device.kick();
+    assert_eq!(world.interrupts(), [QUEUES], "the lender waits for it");
+    world.nic.reap(&mut world.pools);
+    // Awake: what is under way when the loop goes to sleep.
+    world.device.faults.stalled.set(true);
+    world.offer(&frame(0, 60));
     world.transmit();
     world.nic.rearm();
     world.device.faults.stalled.set(false);
     world.device.kick();
-    assert_eq!(world.interrupts(), [QUEUES], "the lender waits for it");
+    assert_eq!(world.interrupts(), [QUEUES]);
     world.nic.reap(&mut world.pools);
     world.offer(&frame(0, 60));
     world.transmit();
@@ -497,6 +544,7 @@ fn without_msix_it_is_polled() {
     world.nic.rearm();
     assert!(world.nic.is_polled());
     assert!(world.interrupts().is_empty());
+    assert_eq!(world.device.get(0xd0), 0, "nothing is unmasked");
     assert_eq!(world.receive().len(), 1);
     world.finish();
 }
@@ -509,6 +557,8 @@ fn bus_mastering_taken_away_is_noticed_counted_and_recovered_from() {
     world.transmit();
     // Half the ring is behind it, so that the slots must move.
     (0..100).for_each(|n| assert!(world.device.arrive(&frame(n, 60))));
+    // And a frame is cut off in the middle.
+    world.device.lie(0b01, 2048);
     assert_eq!(world.receive().len(), 100);
     world.device.lose_mastering();
     assert!(!world.device.arrive(&frame(0, 60)));
@@ -546,14 +596,44 @@ fn stalled_sending_resets_the_device() {
     let statistics = world.nic.statistics();
     assert_eq!((statistics.stalls, statistics.send_aborted), (1, 1));
     // A slow one is not stalled.
-    world.device.faults.stalled.set(false);
-    for n in 0..10 {
-        world.offer(&frame(n, 60));
-        world.transmit();
+    (0..6).for_each(|n| world.offer(&frame(n, 60)));
+    world.transmit();
+    for _ in 0..5 {
+        world.device.send_one();
         assert_eq!(world.survey(), Status::Running);
     }
     assert_eq!(world.nic.statistics().stalls, 1);
     world.finish();
+}
+
+#[test]
+fn a_running_device_is_looked_at_once_a_second() {
+    let mut world = World::running();
+    world.watchdog();
+    let accesses = world.device.accesses.get();
+    let deadline = world.nic.deadline().unwrap();
+    for _ in 0..9 {
+        world.pass(Duration::from_millis(100));
+        world.watchdog();
+    }
+    assert_eq!(world.device.accesses.get(), accesses);
+    world.pass(deadline.since(world.now));
+    world.watchdog();
+    assert!(world.device.accesses.get() > accesses);
+    world.finish();
+}
+
+#[test]
+fn a_configuration_space_that_vanishes_is_noticed() {
+    let mut world = World::running();
+    world.device.set(0x4010, !0);
+    world.survey();
+    assert_eq!(world.nic.statistics().device.missed, 0, "ones are not a count");
+    world.device.config.vanish();
+    world.survey();
+    assert_eq!(world.settle(), Status::Failed(Fault::Gone));
+    // It never comes back, and nor do its receive buffers.
+    std::mem::forget(world.nic);
 }
 
 #[test]
@@ -614,6 +694,7 @@ fn a_device_that_vanishes_is_reported() {
     assert_eq!(world.settle(), Status::Failed(Fault::Gone));
     assert_eq!(world.nic.link(), Link::Down);
     assert_eq!(world.free().1, world.at_rest.1);
+    assert!(!world.device.config.function().command().contains(Command::BUS_MASTER));
     world.device.faults.gone.set(false);
     world.pass(Duration::from_secs(11));
     assert_eq!(world.settle(), Status::Running);
@@ -626,8 +707,6 @@ fn a_device_that_vanishes_is_reported() {
     world.device.config.vanish();
     world.pass(Duration::from_secs(11));
     assert_eq!(world.settle(), Status::Failed(Fault::Gone));
-    let statistics = world.nic.statistics();
-    assert_eq!(statistics.device.missed, 0, "ones are not counts");
     // Its receive buffers stay out of use for good.
     assert_eq!(world.free().0, world.at_rest.0 - RING);
     std::mem::forget(world.nic);
@@ -636,9 +715,13 @@ fn a_device_that_vanishes_is_reported() {
 #[test]
 fn a_device_without_an_address_does_not_run() {
     let mut world = World::new();
-    world.device.faults.no_address.set(true);
-    assert_eq!(world.start(), Status::Failed(Fault::NoAddress));
-    world.device.faults.no_address.set(false);
+    let [low, high] = world.device.nvm.get();
+    for bad in [[low, high & !(1 << 31)], [0, 1 << 31], [low | 1, high]] {
+        world.device.nvm.set(bad);
+        world.nic.stop(world.now);
+        world.settle();
+        assert_eq!(world.start(), Status::Failed(Fault::NoAddress));
+    }
     world.finish();
 }
 

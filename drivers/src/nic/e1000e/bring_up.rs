@@ -98,10 +98,7 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
         }
         self.state = match self.configure(pools, now) {
             Ok(()) => State::Running,
-            Err(fault) => {
-                log::error!("{}: {fault}", self.function.address());
-                State::Failed(now, fault)
-            }
+            Err(fault) => State::Failed(now, fault),
         };
     }
 
@@ -214,7 +211,6 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
 
     /// Gives up a device that does not answer or does not reset.
     pub(super) fn abandon(&mut self, fault: Fault, now: Instant) {
-        log::error!("{}: {fault}", self.function.address());
         self.link = Link::Down;
         self.interrupts = Interrupts::Missing;
         // Reads the register back. A device that ignores even this is Xen's to

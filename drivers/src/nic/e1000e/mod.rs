@@ -212,21 +212,14 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
     /// 10.2.2.2.
     fn update_link(&mut self) {
         let status = self.read(STATUS);
-        let link = match status & STATUS_LU != 0 && status != u32::MAX {
-            false => Link::Down,
-            true => Link::Up {
-                speed: match status >> STATUS_SPEED_SHIFT & 3 {
-                    0 => 10,
-                    1 => 100,
-                    _ => 1000,
-                },
-                full_duplex: status & STATUS_FD != 0,
-            },
+        let up = status & STATUS_LU != 0 && status != u32::MAX;
+        let speed = match status >> STATUS_SPEED_SHIFT & 3 {
+            0 => 10,
+            1 => 100,
+            _ => 1000,
         };
-        if link != self.link {
-            log::info!("{}: link {link}", self.function.address());
-            self.link = link;
-        }
+        let full_duplex = status & STATUS_FD != 0;
+        self.link = if up { Link::Up { speed, full_duplex } } else { Link::Down };
     }
 
     /// 10.2.7: counters of 32 bits that reading clears.
@@ -276,6 +269,10 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> Port for E1000e<R, C, B> {
         }
         if self.transmitter.tail() != tail {
             self.write(TDT, self.transmitter.tail());
+            // Who sleeps on received packets sleeps on sent ones as well.
+            if self.armed != 0 {
+                self.rearm();
+            }
         }
     }
 
@@ -314,6 +311,17 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> Nic for E1000e<R, C, B> {
             State::Running => Status::Running,
             State::Failed(_, fault) => Status::Failed(fault),
             _ => Status::Changing,
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Stopped => None,
+            State::Quiescing(since) | State::Resetting(since) | State::Abandoning(since, _) => {
+                Some(since)
+            }
+            State::Running => Some(self.survey),
+            State::Failed(since, _) => Some(since + RETRY),
         }
     }
 
@@ -359,7 +367,6 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> Nic for E1000e<R, C, B> {
                 // Reading ICR would clear the queues' causes with the rest
                 // (10.2.4.1); writing clears what is written.
                 self.write(ICR, !QUEUES);
-                self.write(IMS, OTHERS);
                 self.update_link();
             }
         }
