@@ -26,7 +26,7 @@ use core::time::Duration;
 use kernel::Pools;
 use kernel::memory::{DmaPage, Registers};
 use kernel::packet::{Batch, MacAddress};
-use kernel::switch::{Holding, Port, PortQueue};
+use kernel::switch::{Holding, PartialChecksums, Port, PortQueue};
 use xen::Instant;
 
 use self::receive::Receiver;
@@ -274,6 +274,10 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> Port for E1000e<R, C, B> {
                 self.rearm();
             }
         }
+    }
+
+    fn partial_checksums(&self) -> PartialChecksums {
+        PartialChecksums::NONE
     }
 
     fn holding(&self) -> Holding {
