@@ -15,7 +15,7 @@ use drivers::pci::{Address, Command, ConfigSpace, Function};
 use drivers::pci::{Message, Msix, WINDOW, assign};
 use kernel::memory::{Buffer, Buffers, DmaPages, Size};
 use kernel::packet::{BATCH, Batch, Checksum, Linear, MacAddress, Packet};
-use kernel::switch::{Holding, Port, PortQueue};
+use kernel::switch::{Holding, PartialChecksums, Port, PortQueue, QueueLimits};
 use kernel::{HEADROOM, Limits, Pools};
 use proptest::prelude::*;
 use xen::Instant;
@@ -77,7 +77,14 @@ impl<B: BufferProvider> World<B> {
         let nic = E1000e::new(function, Bar::Registers(device), messages, rings, provider);
         let pools = Pools::new(Buffers::new(small, large), Limits { packets: 600, copies: 1 });
         let at_rest = (pools.buffers.free(Size::Large), pools.idle());
-        Self { device, nic, pools, queue: PortQueue::new(600), now: Instant(1), at_rest }
+        Self {
+            device,
+            nic,
+            pools,
+            queue: PortQueue::new(QueueLimits { packets: 600, bytes: 1 << 20 }),
+            now: Instant(1),
+            at_rest,
+        }
     }
 
     fn pass(&mut self, time: Duration) {
@@ -190,6 +197,7 @@ fn it_comes_up_and_goes_down() {
     assert_eq!(world.nic.mac(), MacAddress::new(MAC));
     assert_eq!(world.nic.link(), Link::Up { speed: 1000, full_duplex: true });
     assert_eq!(world.nic.holding(), Holding::Private);
+    assert_eq!(world.nic.partial_checksums(), PartialChecksums::NONE);
     assert_eq!(world.device.resets.get(), 1);
     assert_eq!(world.free().0, world.at_rest.0 - RING, "the ring is full");
     world.nic.stop(world.now);
