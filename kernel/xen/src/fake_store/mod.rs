@@ -166,6 +166,11 @@ impl Xenstored {
         self.injections.push(Injection { kind, path: path.to_string(), errno, times });
     }
 
+    /// Forgets what was injected and not used up.
+    pub fn clear_injections(&mut self) {
+        self.injections.clear();
+    }
+
     /// Sends a domain bytes that no request asked for.
     pub fn send_raw(&mut self, domain: DomainId, bytes: &[u8]) {
         self.connection(domain).answers.push_back(bytes.to_vec());
@@ -334,7 +339,13 @@ impl Xenstored {
         *self.served.entry(kind).or_default() += 1;
         let mut request = Parsed::new(kind, transaction, &bytes[16..]);
         let result = match self.injected(&request) {
-            Some(errno) => Err(errno),
+            Some(errno) => {
+                // However it ends, a transaction is over.
+                if kind == XS_TRANSACTION_END {
+                    self.connection(domain).transactions.remove(&transaction);
+                }
+                Err(errno)
+            }
             None => self.perform(domain, &mut request),
         };
         let done = result.is_ok();

@@ -46,18 +46,20 @@ impl Netfront {
         self
     }
 
-    /// Looks at the backend's state and answers it.
-    pub fn poll(&self, store: &mut Xenstored) {
+    /// Looks at the backend's state and answers it; returns whether it did.
+    pub fn poll(&self, store: &mut Xenstored) -> bool {
         let back = format!("{}/state", self.vif.backend_dir());
         let theirs = store.act(self.vif.frontend).read(&back).unwrap_or_default();
         let ours = self.state(store);
         match (ours.as_deref(), theirs.as_str()) {
             (Some("1"), "2") => self.connect(store),
-            (Some("1" | "2" | "3" | "4" | "5"), "5" | "6") if self.closes => {
+            // In 1 it waits for whatever was before to be over.
+            (Some("2" | "3" | "4" | "5"), "5" | "6") if self.closes => {
                 self.set_state(store, "6");
             }
-            _ => {}
+            _ => return false,
         }
+        true
     }
 
     /// Its own state.

@@ -1,0 +1,635 @@
+//! One vif's control record: its directory is met, watched, looked at, and answered
+//! as [`state::next`] says, one request at a time.
+//!
+//! ```text
+//!   Meet ─▶ Configure ─▶ Watch ─▶ Look ──────────────────────────────┐
+//!                                  ▲                                 │ what next() says
+//!            Rest ── marked ───────┤        ┌────────────────────────┤
+//!             ▲                    │        ▼                        ▼
+//!             ├── Publish(2,4,5,6) ◀── SetMtu, ReadRings, Disconnect │ directory gone,
+//!             │                                                      ▼ or Remove done
+//!             └── Report                                  Clean ─▶ Unwatch ─▶ Gone
+//! ```
+//!
+//! What a transaction may replace is what was last looked at, so that a word of the
+//! toolstack's in between is never overwritten: the transaction gives up, and the
+//! vif is looked at again (X-13).
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt::Display;
+use core::time::Duration;
+
+use xen::Instant;
+use xen::store::{Busy, Error, Reply, RequestId, Store, Transaction};
+
+use super::keys::{self, CONFIG_KEYS, FEATURES, FRONTEND_KEYS, Keys};
+use super::state::{self, Action, Ours, Theirs};
+use super::{ConnectRequest, Frontend, Progress, Urgency, VifConfig, VifHost, VifId};
+
+/// How long our directory stays after 6 and `online=0`, so that the toolstack reads
+/// the 6: it takes a directory that is gone for a failure (L-5).
+pub(super) const LINGER: Duration = Duration::from_millis(1500);
+/// How long holders of a vif's pages have before they are cut off. The toolstack
+/// waits ten seconds (L-3, O-12).
+pub(super) const DISCONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait after a transaction met other writers again and again.
+const CONFLICT_DELAY: Duration = Duration::from_millis(100);
+/// How long to wait after xenstored refused something, such as for a quota (L-9).
+pub(super) const REFUSAL_DELAY: Duration = Duration::from_secs(1);
+/// A vif is complained about at most this often: its guest may cause complaints.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
+/// The longest error message that is written, in bytes.
+const ERROR_MAX: usize = 256;
+
+/// What the backend as a whole has to say to each of its vifs.
+pub(super) struct Context<'a> {
+    pub(super) now: Instant,
+    /// The domain is about to go: close everything.
+    pub(super) stopping: bool,
+    /// The highest node of the error tree that holds no other vif's errors; none
+    /// while another vif is removing its own.
+    pub(super) error_root: Option<&'a str>,
+}
+
+/// What a vif is about; with a request pending, what it waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Task {
+    Rest,
+    Meet,
+    Configure,
+    Watch,
+    Look,
+    SetMtu,
+    ReadRings,
+    Publish(Ours),
+    Disconnect {
+        since: Instant,
+        then: After,
+    },
+    Report,
+    Remove,
+    /// Remove the error node; a vif that is not kept is unwatched next.
+    Clean {
+        keep: bool,
+    },
+    Unwatch,
+    Gone,
+}
+
+/// What follows a disconnection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum After {
+    Close,
+    Retry(Duration),
+    Forget,
+}
+
+/// A vif's control record.
+pub(super) struct Vif {
+    id: VifId,
+    ours: Ours,
+    task: Task,
+    pending: Option<RequestId>,
+    /// Something changed since the vif was looked at.
+    marked: bool,
+    /// Nothing is done before this.
+    not_before: Instant,
+    config: Option<VifConfig>,
+    frontend_dir: Option<String>,
+    watched: bool,
+    /// The host serves it.
+    connected: bool,
+    /// The toolstack's keys cannot be honoured; so until it writes new ones.
+    refused: bool,
+    /// Our state node as last read.
+    seen: Vec<u8>,
+    /// An error to be written with the next state.
+    error: Option<String>,
+    /// A fault of the frontend's, to be written.
+    fault: Option<String>,
+    has_error_node: bool,
+    removable_since: Option<Instant>,
+    complained: Option<Instant>,
+    met_garbage: bool,
+}
+
+impl Vif {
+    pub(super) fn new(id: VifId) -> Self {
+        Self {
+            id,
+            ours: Ours::Initialising,
+            task: Task::Meet,
+            pending: None,
+            marked: false,
+            not_before: Instant::default(),
+            config: None,
+            frontend_dir: None,
+            watched: false,
+            connected: false,
+            refused: false,
+            seen: Vec::new(),
+            error: None,
+            fault: None,
+            has_error_node: false,
+            removable_since: None,
+            complained: None,
+            met_garbage: false,
+        }
+    }
+
+    pub(super) fn id(&self) -> VifId {
+        self.id
+    }
+
+    pub(super) fn pending(&self) -> Option<RequestId> {
+        self.pending
+    }
+
+    pub(super) fn has_error_node(&self) -> bool {
+        self.has_error_node
+    }
+
+    /// It is removing its error node.
+    pub(super) fn is_cleaning(&self) -> bool {
+        self.pending.is_some() && matches!(self.task, Task::Clean { .. })
+    }
+
+    /// Something about it changed: look at it when there is time. However often this
+    /// is called meanwhile, it is looked at once (S-8).
+    pub(super) fn mark(&mut self) {
+        self.marked = true;
+    }
+
+    /// The store's connection is a new one, without watches.
+    pub(super) fn connection_reset(&mut self) {
+        self.watched = false;
+        self.marked = true;
+    }
+
+    /// Its frontend broke the protocol (P-16).
+    pub(super) fn fault(&mut self, fault: &impl Display, now: Instant) {
+        let text = shortened(fault.to_string());
+        self.complain(now, format_args!("the frontend broke the protocol: {text}"));
+        self.fault = Some(text);
+    }
+
+    /// It is closed, and nothing about it is under way.
+    pub(super) fn is_closed(&self) -> bool {
+        self.ours == Ours::Closed && self.task == Task::Rest && !self.marked
+    }
+
+    /// Whether it has to be called again without anything having happened.
+    pub(super) fn is_disconnecting(&self) -> bool {
+        matches!(self.task, Task::Disconnect { .. })
+    }
+
+    /// When it has something to do by itself.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.task {
+            _ if self.pending.is_some() => None,
+            Task::Disconnect { since, .. } => Some(since + DISCONNECT_PATIENCE),
+            Task::Rest if !self.marked && self.fault.is_none() => None,
+            _ => Some(self.not_before),
+        }
+    }
+
+    /// Goes on until it has to wait. Returns whether it still exists.
+    pub(super) fn advance(
+        &mut self,
+        store: &mut Store,
+        host: &mut impl VifHost,
+        context: &Context<'_>,
+    ) -> bool {
+        while self.pending.is_none() && context.now >= self.not_before {
+            match self.task {
+                Task::Rest if self.fault.is_some() => self.task = Task::Report,
+                Task::Rest if !self.marked => break,
+                Task::Rest if self.frontend_dir.is_some() && !self.watched => {
+                    self.task = Task::Watch;
+                }
+                Task::Rest => self.task = Task::Look,
+                Task::Disconnect { since, then } => {
+                    let late = context.now.since(since) >= DISCONNECT_PATIENCE;
+                    let urgency = if late { Urgency::Forced } else { Urgency::Patient };
+                    if host.disconnect(self.id, urgency, context.now) == Progress::Pending && !late
+                    {
+                        break;
+                    }
+                    self.disconnected(then, context.now);
+                }
+                Task::Gone if self.marked => *self = Self::new(self.id),
+                Task::Gone => return false,
+                _ => match self.ask(store, context) {
+                    Ok(id) => self.pending = id,
+                    Err(Busy) => break,
+                },
+            }
+        }
+        true
+    }
+
+    /// Makes the task's request; without one, goes on to the next task.
+    fn ask(&mut self, store: &mut Store, context: &Context<'_>) -> Result<Option<RequestId>, Busy> {
+        if store.room() == 0 {
+            return Err(Busy);
+        }
+        let dir = self.dir();
+        let in_dir = |key: &&str| format!("{dir}/{key}");
+        let id = match self.task {
+            Task::Meet => store.directory(&dir)?,
+            Task::Configure => store.read_many(CONFIG_KEYS.iter().map(in_dir).collect())?,
+            Task::Watch => store.watch(&self.frontend_key("state"), &token(self.id))?,
+            Task::Look => {
+                self.marked = false;
+                let theirs = self.frontend_key("state");
+                store.read_many([in_dir(&"state"), in_dir(&"online"), theirs].into())?
+            }
+            Task::SetMtu => match self.config.as_ref().and_then(|config| config.mtu) {
+                Some(mtu) => store.write(&self.frontend_key("mtu"), mtu.to_string().as_bytes())?,
+                None => {
+                    self.task = Task::Publish(Ours::InitWait);
+                    return Ok(None);
+                }
+            },
+            Task::ReadRings => {
+                let keys = FRONTEND_KEYS.iter().map(|key| self.frontend_key(key));
+                store.read_many(keys.collect())?
+            }
+            Task::Publish(to) => store.transaction(self.publication(to))?,
+            Task::Report => store.transaction(self.report())?,
+            Task::Remove => store.transaction(
+                Transaction::new()
+                    .expect(&in_dir(&"state"), b"6")
+                    .expect(&in_dir(&"online"), b"0")
+                    .remove(&dir),
+            )?,
+            Task::Clean { .. } if self.has_error_node => {
+                store.remove(context.error_root.ok_or(Busy)?)?
+            }
+            Task::Clean { keep } => {
+                self.task = if keep { Task::Rest } else { Task::Unwatch };
+                return Ok(None);
+            }
+            Task::Unwatch if self.watched => {
+                store.unwatch(&self.frontend_key("state"), &token(self.id))?
+            }
+            Task::Unwatch | Task::Rest | Task::Disconnect { .. } | Task::Gone => {
+                self.task = Task::Gone;
+                return Ok(None);
+            }
+        };
+        Ok(Some(id))
+    }
+
+    /// What publishing a state takes, all or nothing.
+    fn publication(&mut self, to: Ours) -> Transaction {
+        let key = |name: &str| format!("{}/{name}", self.dir());
+        let mut transaction = Transaction::new().expect(&key("state"), &self.seen);
+        match to {
+            Ours::InitWait => {
+                for (name, value) in FEATURES {
+                    transaction = transaction.write(&key(name), value.as_bytes());
+                }
+            }
+            Ours::Connected => {
+                transaction = transaction.write(&key("hotplug-status"), b"connected");
+                if self.has_error_node {
+                    transaction = transaction.remove(&key("hotplug-error"));
+                }
+            }
+            Ours::Closing => {
+                if let Some(error) = &self.error {
+                    transaction = transaction
+                        .write(&format!("{}/error", self.error_dir()), error.as_bytes())
+                        .write(&key("hotplug-error"), error.as_bytes())
+                        .write(&key("hotplug-status"), b"error");
+                } else if self.ours == Ours::Connected {
+                    transaction = transaction.remove(&key("hotplug-status"));
+                }
+            }
+            Ours::Initialising | Ours::Closed => {}
+        }
+        let number = to.number().to_string();
+        if self.seen != number.as_bytes() {
+            transaction = transaction.write(&key("state"), number.as_bytes());
+        }
+        self.has_error_node |= to == Ours::Closing && self.error.is_some();
+        transaction
+    }
+
+    /// What a frontend's fault is reported with: the vif stays as it is, without
+    /// carrier, until the frontend closes it.
+    fn report(&mut self) -> Transaction {
+        self.has_error_node = true;
+        let fault = self.fault.as_deref().unwrap_or_default();
+        Transaction::new()
+            .expect(&format!("{}/state", self.dir()), b"4")
+            .write(&format!("{}/error", self.error_dir()), fault.as_bytes())
+            .write(&format!("{}/carrier", self.dir()), b"0")
+    }
+
+    /// Takes the answer to its pending request.
+    pub(super) fn answer(
+        &mut self,
+        result: Result<Reply, Error>,
+        host: &mut impl VifHost,
+        context: &Context<'_>,
+    ) {
+        self.pending = None;
+        let now = context.now;
+        match (self.task, result) {
+            (Task::Meet, Ok(Reply::Names(names))) => {
+                self.report_ignored(&names);
+                self.task = Task::Configure;
+            }
+            // xenstored could not tell just now: ask again.
+            (_, Ok(Reply::Values(values))) if values.iter().any(is_unanswered) => {
+                self.not_before = now + REFUSAL_DELAY;
+            }
+            (Task::Configure, Ok(Reply::Values(values))) => self.configure(&values, host, now),
+            (Task::Look, Ok(Reply::Values(values))) => self.decide(&values, context),
+            (Task::ReadRings, Ok(Reply::Values(values))) => {
+                match self.connect(&values, host, now) {
+                    Ok(()) => self.task = Task::Publish(Ours::Connected),
+                    Err(reason) => {
+                        self.complain(now, format_args!("cannot connect: {reason}"));
+                        self.error = Some(shortened(reason));
+                        self.task = Task::Publish(Ours::Closing);
+                    }
+                }
+            }
+
+            (Task::Meet, Err(error)) if error.is_absence() => self.task = Task::Gone,
+            (Task::Meet | Task::Configure | Task::Look | Task::ReadRings, _) => {
+                self.not_before = now + REFUSAL_DELAY;
+            }
+
+            (Task::Watch, Ok(_) | Err(Error::Exists)) => {
+                self.watched = true;
+                self.task = Task::Look;
+            }
+            (Task::Watch, Err(error @ (Error::TooBig | Error::Quota))) => {
+                self.refuse(&format_args!("the frontend cannot be watched: {error}"), now);
+                self.task = Task::Look;
+            }
+            (Task::Watch, Err(_)) => self.not_before = now + REFUSAL_DELAY,
+
+            (Task::SetMtu, result) => {
+                if let Err(error) = result {
+                    self.complain(now, format_args!("the frontend's mtu cannot be set: {error}"));
+                }
+                self.task = Task::Publish(Ours::InitWait);
+            }
+
+            (Task::Publish(to), Ok(_)) => self.published(to),
+            (Task::Publish(Ours::Connected), Err(error)) => {
+                let delay = self.delay(&error, now);
+                self.task = Task::Disconnect { since: now, then: After::Retry(delay) };
+            }
+            (Task::Publish(_) | Task::Remove, Err(error)) => self.retry(error, now),
+
+            (Task::Report, Ok(_)) => {
+                self.fault = None;
+                self.task = Task::Rest;
+            }
+            // It is closing already, or closed.
+            (Task::Report, Err(Error::Guard)) => {
+                self.fault = None;
+                self.task = Task::Look;
+            }
+            (Task::Report, Err(error)) => self.not_before = now + self.delay(&error, now),
+
+            (Task::Remove, Ok(_)) => {
+                log::info!("{}: removed", self.id);
+                self.task = Task::Clean { keep: false };
+            }
+            (Task::Clean { .. } | Task::Unwatch, Err(error)) if !error.is_absence() => {
+                self.not_before = now + self.delay(&error, now);
+            }
+            // Goes on by itself, now that there is no error node.
+            (Task::Clean { .. }, _) => self.has_error_node = false,
+            (Task::Unwatch, _) => self.task = Task::Gone,
+            // Without a request, no answer.
+            (Task::Rest | Task::Disconnect { .. } | Task::Gone, _) => {}
+        }
+    }
+
+    /// Reads what the toolstack configured.
+    fn configure(
+        &mut self,
+        values: &[Result<Vec<u8>, Error>],
+        host: &mut impl VifHost,
+        now: Instant,
+    ) {
+        let keys = Keys::config(values);
+        match keys.raw("state") {
+            Ok(state) => self.ours = Ours::adopt(state),
+            Err(error) if error.is_absence() => {
+                self.task = Task::Gone;
+                return;
+            }
+            // A value that is no state.
+            Err(_) => {}
+        }
+        let config = keys
+            .frontend_dir(self.id)
+            .map(|dir| self.frontend_dir = Some(dir))
+            .and_then(|()| VifConfig::parse(&keys, self.id));
+        match config {
+            Ok(config) => match host.admit(self.id, &config) {
+                Ok(()) => self.config = Some(config),
+                Err(refusal) => self.refuse(&refusal, now),
+            },
+            Err(error) => self.refuse(&error, now),
+        }
+        self.marked = true;
+        self.task = Task::Rest;
+    }
+
+    /// The vif is not to come up as it is configured.
+    fn refuse(&mut self, reason: &impl Display, now: Instant) {
+        self.complain(now, format_args!("refused: {reason}"));
+        self.error = Some(shortened(reason.to_string()));
+        self.refused = true;
+    }
+
+    /// What the states that were read make necessary.
+    fn decide(&mut self, values: &[Result<Vec<u8>, Error>], context: &Context<'_>) {
+        let missing = Err(Error::NotFound);
+        let value = |place: usize| values.get(place).unwrap_or(&missing);
+        let seen = match value(0) {
+            Ok(seen) => seen,
+            Err(error) if error.is_absence() => return self.forget(context.now),
+            Err(_) => {
+                self.not_before = context.now + REFUSAL_DELAY;
+                return;
+            }
+        };
+        self.seen.clone_from(seen);
+        // 1 is the toolstack's word alone: the directory is a new one.
+        if seen == b"1" && self.ours != Ours::Initialising {
+            self.marked = true;
+            return self.forget(context.now);
+        }
+        // Someone took our 6 back; so it is to be published again.
+        if self.ours == Ours::Closed && seen != b"6" {
+            self.ours = Ours::Closing;
+        }
+        let asked = seen == b"5" && self.ours != Ours::Closing;
+        let online = value(1).as_deref() != Ok(b"0".as_slice());
+        let theirs = Theirs::read(value(2));
+        if theirs == Theirs::Garbage && !self.met_garbage {
+            self.met_garbage = true;
+            log::warn!("{}: the frontend's state is no state", self.id);
+        }
+        let stop = asked || self.refused || context.stopping;
+        let (to, action) = state::next(self.ours, theirs, online, stop);
+        if action != Action::Remove {
+            self.removable_since = None;
+        }
+        self.task = match action {
+            Action::Wait => Task::Rest,
+            Action::Advertise => Task::SetMtu,
+            Action::Connect => Task::ReadRings,
+            Action::Close if self.connected => {
+                Task::Disconnect { since: context.now, then: After::Close }
+            }
+            Action::Close | Action::Finish => Task::Publish(to),
+            Action::Remove => {
+                let since = *self.removable_since.get_or_insert(context.now);
+                if context.now.since(since) >= LINGER {
+                    Task::Remove
+                } else {
+                    self.marked = true;
+                    self.not_before = since + LINGER;
+                    Task::Rest
+                }
+            }
+        };
+    }
+
+    /// Reads what the frontend shares and has the host take it.
+    fn connect(
+        &mut self,
+        values: &[Result<Vec<u8>, Error>],
+        host: &mut impl VifHost,
+        now: Instant,
+    ) -> Result<(), String> {
+        let frontend =
+            Frontend::parse(&Keys::frontend(values)).map_err(|error| error.to_string())?;
+        let config = self.config.clone().ok_or("it is not configured")?;
+        let request = ConnectRequest { vif: self.id, config, frontend };
+        host.connect(&request, now).map_err(|refusal| refusal.to_string())?;
+        self.connected = true;
+        Ok(())
+    }
+
+    fn published(&mut self, to: Ours) {
+        match to {
+            Ours::Connected => log::info!("{}: connected", self.id),
+            Ours::Closed => log::info!("{}: closed", self.id),
+            _ => {}
+        }
+        if to == Ours::Closing {
+            self.error = None;
+        }
+        self.ours = to;
+        self.marked = true;
+        self.task = if to == Ours::Connected { Task::Clean { keep: true } } else { Task::Rest };
+    }
+
+    fn disconnected(&mut self, then: After, now: Instant) {
+        self.connected = false;
+        match then {
+            After::Close => self.task = Task::Publish(Ours::Closing),
+            After::Retry(delay) => {
+                self.not_before = now + delay;
+                self.task = Task::Look;
+            }
+            After::Forget => self.task = Task::Clean { keep: false },
+        }
+    }
+
+    /// Our directory is gone, or a new one is in its place: nothing of what we have
+    /// is worth keeping, and nothing is to be written (X-13).
+    fn forget(&mut self, now: Instant) {
+        self.task = if self.connected {
+            Task::Disconnect { since: now, then: After::Forget }
+        } else {
+            Task::Clean { keep: false }
+        };
+    }
+
+    /// Looks again, when what `error` tells of may have passed.
+    fn retry(&mut self, error: Error, now: Instant) {
+        self.not_before = now + self.delay(&error, now);
+        self.task = Task::Look;
+    }
+
+    fn delay(&mut self, error: &Error, now: Instant) -> Duration {
+        match error {
+            Error::Guard => Duration::ZERO,
+            Error::Again => CONFLICT_DELAY,
+            error => {
+                self.complain(now, format_args!("cannot write to XenStore: {error}"));
+                REFUSAL_DELAY
+            }
+        }
+    }
+
+    /// Tells the operator of keys without effect.
+    fn report_ignored(&self, names: &[String]) {
+        for name in names.iter().filter(|name| keys::is_ignored(name)).take(8) {
+            log::warn!("{}: {name} has no effect here", self.id);
+        }
+    }
+
+    /// Tells the operator, but not without end.
+    fn complain(&mut self, now: Instant, what: core::fmt::Arguments<'_>) {
+        if self.complained.is_none_or(|before| now.since(before) >= COMPLAINT_INTERVAL) {
+            self.complained = Some(now);
+            log::warn!("{}: {what}", self.id);
+        }
+    }
+
+    fn dir(&self) -> String {
+        dir(self.id)
+    }
+
+    fn error_dir(&self) -> String {
+        format!("error/{}", self.dir())
+    }
+
+    /// A key of the frontend's. Without a directory of its own, one that is not there.
+    fn frontend_key(&self, key: &str) -> String {
+        match &self.frontend_dir {
+            Some(dir) => format!("{dir}/{key}"),
+            None => format!("{}/no-frontend", self.dir()),
+        }
+    }
+}
+
+/// A vif's directory in our part of the store.
+pub(super) fn dir(id: VifId) -> String {
+    format!("backend/vif/{}/{}", id.frontend.0, id.handle)
+}
+
+/// The token of the watch on a vif's frontend.
+pub(super) fn token(id: VifId) -> String {
+    format!("vif/{}/{}", id.frontend.0, id.handle)
+}
+
+/// Whether xenstored failed, other than to say what is there.
+fn is_unanswered(value: &Result<Vec<u8>, Error>) -> bool {
+    value.as_ref().is_err_and(|error| !error.is_absence() && *error != Error::TooLong)
+}
+
+fn shortened(mut text: String) -> String {
+    if text.len() > ERROR_MAX {
+        let end = (0..=ERROR_MAX).rev().find(|&end| text.is_char_boundary(end));
+        text.truncate(end.unwrap_or(0));
+    }
+    text
+}
