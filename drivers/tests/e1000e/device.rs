@@ -321,7 +321,7 @@ impl Device {
         self.faults.stuck_reset.get() || waited < Duration::from_millis(1)
     }
 
-    /// Whether the NVM has been read since (10.2.2.3).
+    /// Whether the NVM has been read since (EEC, Auto Read Done).
     fn loaded(&self) -> bool {
         let read = |since| self.now.get().since(since) >= Duration::from_millis(3);
         !self.resetting() && self.reset.get().is_some_and(read)

@@ -9,8 +9,8 @@
 //!    ▲                   ▲             │            │ bus mastering lost,
 //!    └───────stop────────┼─────────────┤            │ sending stalled, stop
 //!                        ├─────────────┼────────────┘
-//!                  retry │             │ reset does not finish, device gone
-//!                        └── Failed ◄──┴─ Abandoning
+//!                  retry │             │ it does not finish, or the device is gone
+//!                        └── Failed ◄──┴── Abandoning: the bus falls quiet
 //! ```
 //!
 //! The device takes packets from [`transmit`] and fills buffers for [`receive`];

@@ -1,4 +1,4 @@
-//! Receiving: a ring of extended descriptors (7.1.5), each with a buffer.
+//! Receiving: a ring of extended descriptors (7.1), each with a buffer.
 //!
 //! The ring is always full of buffers: a frame leaves it only for another buffer,
 //! and where there is none, the frame is dropped. So reception never stops for want
@@ -13,7 +13,7 @@ use crate::nic::ring::Ring;
 use crate::nic::{BufferProvider, Statistics};
 
 const DESCRIPTOR: usize = 16;
-/// Status and errors are one word of the descriptor as written back (7.1.5.2).
+/// Status and errors are one word of the descriptor as written back.
 const STATUS: usize = 8;
 const DD: u32 = 1 << 0;
 const EOP: u32 = 1 << 1;
@@ -173,7 +173,7 @@ impl<B: BufferProvider> Receiver<B> {
     }
 }
 
-/// Writes a descriptor for the device to read (7.1.5.1): the address, and DD clear.
+/// Writes a descriptor for the device to read: the address, and DD clear.
 fn describe(page: &DmaPage, slot: usize, address: u64) {
     page.page.write(slot * DESCRIPTOR, &[address, 0]);
 }

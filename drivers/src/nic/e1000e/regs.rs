@@ -22,11 +22,11 @@ pub(super) const STATUS_LU: u32 = 1 << 1;
 pub(super) const STATUS_SPEED_SHIFT: u32 = 6;
 pub(super) const STATUS_GIO_MASTER_ENABLE: u32 = 1 << 19;
 
-/// EEC, whose bit says that the configuration was read after a reset (10.2.2.3).
+/// EEC, whose bit says that the configuration was read after a reset (10.2.2).
 pub(super) const EEC: u32 = 0x0010;
 pub(super) const EEC_AUTO_RD: u32 = 1 << 9;
 
-/// CTRL_EXT, extended device control (10.2.2.5).
+/// CTRL_EXT, extended device control (10.2.2).
 pub(super) const CTRL_EXT: u32 = 0x0018;
 pub(super) const CTRL_EXT_EIAME: u32 = 1 << 24;
 pub(super) const CTRL_EXT_IAME: u32 = 1 << 27;
@@ -57,7 +57,7 @@ pub(super) const CAUSE_RXQ0: u32 = 1 << 20;
 pub(super) const CAUSE_TXQ0: u32 = 1 << 22;
 pub(super) const CAUSE_OTHER: u32 = 1 << 24;
 
-/// EIAC, the causes that sending their message clears (10.2.4.7).
+/// EIAC, the causes that sending their message clears (10.2.4).
 pub(super) const EIAC: u32 = 0x00dc;
 
 /// IVAR, which message each cause sends (10.2.4.9): four bits for each, the upper
@@ -69,7 +69,7 @@ pub(super) const IVAR_TXQ0_SHIFT: u32 = 8;
 pub(super) const IVAR_OTHER_SHIFT: u32 = 16;
 pub(super) const IVAR_EVERY_WRITE_BACK: u32 = 1 << 31;
 
-/// EITR, the least time between a message's interrupts, in 256 ns (10.2.4.8).
+/// EITR, the least time between a message's interrupts, in 256 ns (10.2.4).
 pub(super) const EITR: [u32; 2] = [0x00e8, 0x00ec];
 
 /// RCTL, receive control (10.2.5.1). Buffer size bits 0 mean 2048 bytes.
@@ -81,10 +81,10 @@ pub(super) const RCTL_BAM: u32 = 1 << 15;
 pub(super) const RCTL_DPF: u32 = 1 << 22;
 pub(super) const RCTL_SECRC: u32 = 1 << 26;
 
-/// RXCSUM, receive checksum control (10.2.5.15).
+/// RXCSUM, receive checksum control (10.2.5).
 pub(super) const RXCSUM: u32 = 0x5000;
 
-/// RFCTL, receive filter control (10.2.5.16).
+/// RFCTL, receive filter control (10.2.5).
 pub(super) const RFCTL: u32 = 0x5008;
 pub(super) const RFCTL_ACK_DIS: u32 = 1 << 12;
 pub(super) const RFCTL_EXSTEN: u32 = 1 << 15;
@@ -110,7 +110,7 @@ pub(super) const TCTL_CT_SUGGESTED: u32 = 0x0f << 4;
 pub(super) const TCTL_COLD: u32 = 0x3ff << 12;
 pub(super) const TCTL_COLD_FULL_DUPLEX: u32 = 0x3f << 12;
 
-/// TIPG, the gap between packets (10.2.6.2), with the suggested value.
+/// TIPG, the gap between packets (10.2.6), with the suggested value.
 pub(super) const TIPG: u32 = 0x0410;
 pub(super) const TIPG_SUGGESTED: u32 = 6 << 20 | 8 << 10 | 8;
 
