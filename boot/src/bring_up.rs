@@ -1,7 +1,9 @@
 //! From the first instruction to a domain that has memory, time, events and a
 //! console.
 
+use alloc::vec::Vec;
 use core::fmt;
+use core::ops::Range;
 use core::ptr::{self, NonNull};
 
 use kernel::arch::{apic, cpu, interrupts};
@@ -26,8 +28,8 @@ unsafe extern "C" {
     static image_end: u8;
 }
 
-/// What the parts of the domain are made from.
-pub struct Domain {
+/// A domain that is up, for its parts to be made from.
+pub struct Platform {
     /// The hypervisor.
     pub xen: Xen,
     /// Time.
@@ -40,8 +42,14 @@ pub struct Domain {
     pub store: SharedPage,
     /// The event of each source there is from the start.
     pub ports: Ports,
+    /// The local APIC's number.
+    pub lapic: u32,
+    /// Ranges of addresses that no device may be put over.
+    pub reserved: Vec<Range<u64>>,
     /// The domain's memory in bytes.
     pub memory: u64,
+    /// The time stamp counter at the image's first instruction.
+    pub entered: u64,
 }
 
 /// Event channels that are there from the start.
@@ -81,8 +89,8 @@ fn hypercall<T>(what: &'static str, result: Result<T, Errno>) -> Result<T, Error
     result.map_err(|error| Error::Hypercall(what, error))
 }
 
-/// Brings the domain up.
-pub fn bring_up(start_info: u32) -> Result<Domain, Error> {
+/// Brings the domain up; `entered` is the time stamp counter at entry.
+pub fn bring_up(start_info: u32, entered: u64) -> Result<Platform, Error> {
     hypercall::detect().ok_or(Error::NotXen)?;
     cpu::enable_write_back();
     // SAFETY: once, with interrupts off.
@@ -100,7 +108,13 @@ pub fn bring_up(start_info: u32) -> Result<Domain, Error> {
     let mut ram = ram.ok_or(Error::TooLittleMemory)?;
     heap::start(&ram.split(HEAP / PAGE_SIZE).ok_or(Error::TooLittleMemory)?);
     // SAFETY: a hole by the same map, below 4 GiB and so mapped 1:1.
-    let mut window = unsafe { Window::new(layout.window) };
+    let mut window = unsafe { Window::new(layout.window.clone()) };
+
+    let reserved = map[..ranges]
+        .iter()
+        .map(|range| range.base..range.base.saturating_add(range.size))
+        .chain([layout.window])
+        .collect();
 
     let frame = window.take().ok_or(Error::TooLittleMemory)?;
     hypercall("shared information", hypercall::map_shared_info(&frame))?;
@@ -110,11 +124,11 @@ pub fn bring_up(start_info: u32) -> Result<Domain, Error> {
     let xen = Xen::new(clock);
 
     let (page, console) = channel("console", HVM_PARAM_CONSOLE_PFN, HVM_PARAM_CONSOLE_EVTCHN)?;
-    console::start(xen, Console::new(page), console);
+    console::start(xen, clock.at(entered), Console::new(page), console);
     let (store_page, store) = channel("XenStore", HVM_PARAM_STORE_PFN, HVM_PARAM_STORE_EVTCHN)?;
 
     // In this order: an upcall that comes while the APIC is off stays latched.
-    apic::enable(interrupts::SPURIOUS_VECTOR);
+    let lapic = apic::enable(interrupts::SPURIOUS_VECTOR);
     hypercall("upcall vector", hypercall::set_upcall_vector(interrupts::UPCALL_VECTOR))?;
     // SAFETY: the shared information page, mapped for good.
     events::start(unsafe { Upcalls::new(shared_info) });
@@ -123,7 +137,18 @@ pub fn bring_up(start_info: u32) -> Result<Domain, Error> {
     for port in [console, store, timer] {
         hypercall("event channel", hypercall::unmask(port))?;
     }
-    Ok(Domain { xen, clock, ram, window, store: store_page, ports, memory: layout.ram_end })
+    Ok(Platform {
+        xen,
+        clock,
+        ram,
+        window,
+        store: store_page,
+        ports,
+        lapic,
+        reserved,
+        memory: layout.ram_end,
+        entered,
+    })
 }
 
 /// The page and the event channel that the toolstack set up for a service, by

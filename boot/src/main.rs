@@ -1,38 +1,30 @@
-//! Causeway's image: how the domain comes up, and hands over to its event loop.
+//! Causeway's image: how the domain comes up, and its event loop.
 
 #![no_std]
 #![no_main]
 
+extern crate alloc;
+
 mod bring_up;
+mod domain;
 mod entry;
+mod nic;
 mod start_info;
 
 use core::panic::PanicInfo;
 
 use kernel::arch::cpu;
-use kernel::{console, events};
+use kernel::console;
 use xen::hypercall::{self, Shutdown};
+
+use crate::domain::Domain;
 
 /// The first Rust code, from [`entry`], with the start info's address.
 extern "C" fn entry(start_info: u32) -> ! {
     let entered = cpu::timestamp();
-    let domain = match bring_up::bring_up(start_info) {
-        Ok(domain) => domain,
+    match bring_up::bring_up(start_info, entered) {
+        Ok(platform) => Domain::new(platform).run(),
         Err(error) => panic!("cannot start: {error}"),
-    };
-    log::info!(
-        "causeway {} ready after {} us: {} MiB",
-        env!("CARGO_PKG_VERSION"),
-        domain.clock.now().since(domain.clock.at(entered)).as_micros(),
-        domain.memory >> 20,
-    );
-    loop {
-        events::take_ports(|port| {
-            if port == domain.ports.console {
-                console::flush();
-            }
-        });
-        cpu::sleep_unless(events::any);
     }
 }
 

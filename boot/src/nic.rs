@@ -5,7 +5,7 @@ use core::ptr::{self, NonNull};
 
 use drivers::nic::PoolBuffers;
 use drivers::nic::e1000e::{self, E1000e, Messages};
-use drivers::pci::{self, Address, ConfigSpace, Function, Message, Msix, Region};
+use drivers::pci::{self, Address, ConfigSpace, Function, Identity, Message, Msix, Region};
 use kernel::arch::interrupts::DEVICE_VECTOR;
 use kernel::arch::paging;
 use kernel::arch::ports::ConfigPorts;
@@ -37,18 +37,14 @@ impl ConfigSpace for Config {
 pub fn find(reserved: &[Range<u64>], lapic: u32, pages: &mut DmaPages) -> Option<Driver> {
     // SAFETY: the only place that takes the mechanism, called once.
     let config = Config(unsafe { ConfigPorts::new() });
-    let found = pci::functions(&config);
-    for other in found.iter().filter(|found| found.identity.is_ethernet()) {
-        if !e1000e::supports(&other.identity) {
-            let (address, identity) = (other.address, other.identity);
-            log::warn!(
-                "NIC {address}: no driver for {:04x}:{:04x}",
-                identity.vendor,
-                identity.device
-            );
+    let nic = pci::find(&config, |found| {
+        let Identity { vendor, device, .. } = found.identity;
+        let supported = e1000e::supports(&found.identity);
+        if !supported && found.identity.is_ethernet() {
+            log::warn!("NIC {}: no driver for {vendor:04x}:{device:04x}", found.address);
         }
-    }
-    let nic = found.iter().find(|found| e1000e::supports(&found.identity))?;
+        supported
+    })?;
     let function = Function::new(config, nic.address);
     let regions = match pci::assign(&function, DEVICES, reserved) {
         Ok(regions) => regions,
@@ -69,15 +65,16 @@ pub fn find(reserved: &[Range<u64>], lapic: u32, pages: &mut DmaPages) -> Option
         log::error!("NIC {}: no memory for its rings", nic.address);
         return None;
     };
-    log::info!("NIC {}: 82574 ({:04x}:{:04x})", nic.address, nic.identity.vendor, nic.identity.device);
+    log::info!(
+        "NIC {}: 82574 ({:04x}:{:04x})",
+        nic.address,
+        nic.identity.vendor,
+        nic.identity.device
+    );
     Some(E1000e::new(function, registers, messages, [receive, transmit], PoolBuffers))
 }
 
-fn messages(
-    function: &Function<Config>,
-    regions: &[Region],
-    lapic: u32,
-) -> Option<Messages<Mmio>> {
+fn messages(function: &Function<Config>, regions: &[Region], lapic: u32) -> Option<Messages<Mmio>> {
     let msix = match Msix::find(function, regions) {
         Ok(msix) => msix,
         Err(error) => {

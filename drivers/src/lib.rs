@@ -6,5 +6,6 @@
 extern crate alloc;
 
 pub mod netback;
+pub mod network;
 pub mod nic;
 pub mod pci;

@@ -170,6 +170,11 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         self.endpoints.uplink.as_ref().map(|uplink| &uplink.nic)
     }
 
+    /// How the NIC is.
+    pub fn uplink(&self) -> Option<(Status, Link)> {
+        self.endpoints.uplink.as_ref().map(|uplink| (uplink.status, uplink.link))
+    }
+
     /// The switches.
     pub fn switches(&self) -> &Switches {
         &self.switches
@@ -237,7 +242,8 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         let polled = waiting.and_then(|_| {
             self.endpoints.vifs.iter().flatten().filter_map(|attached| attached.vif.poll_at()).min()
         });
-        waiting.into_iter().chain(polled).min()
+        let nic = self.nic().and_then(Nic::deadline);
+        waiting.into_iter().chain(polled).chain(nic).min()
     }
 
     /// Whether something has to be looked at without pause: a NIC that is not up
@@ -326,7 +332,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
 
     /// Has ports send what waits for them, then answers what came home.
     fn flush(&mut self, now: Instant) {
-        self.switches.flush(&self.hypervisor, &mut self.pools, &mut self.endpoints, now);
+        self.switches.flush(&self.hypervisor, &mut self.pools, now, &mut self.endpoints);
         while let Some(place) = self.endpoints.asked.pop() {
             self.tell(place);
         }

@@ -5,10 +5,11 @@ use core::fmt::{self, Write};
 use heapless::{Deque, String};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::Mutex;
-use xen::Hypervisor;
+
 use xen::console::Console;
 use xen::event::EventPort;
 use xen::hypercall::{self, Xen};
+use xen::{Hypervisor, Instant};
 
 /// Bytes kept for a console that is slow to read.
 const BACKLOG: usize = 16 << 10;
@@ -17,6 +18,8 @@ const LINE: usize = 512;
 
 struct Sink {
     xen: Xen,
+    /// What the times of log lines count from.
+    started: Instant,
     console: Console,
     port: EventPort,
     backlog: Deque<u8, BACKLOG>,
@@ -27,9 +30,9 @@ struct Sink {
 static SINK: Mutex<Option<Sink>> = Mutex::new(None);
 static LOGGER: Logger = Logger;
 
-/// Sends log lines to `console` from now on.
-pub fn start(xen: Xen, console: Console, port: EventPort) {
-    *SINK.lock() = Some(Sink { xen, console, port, backlog: Deque::new(), lost: 0 });
+/// Sends log lines to `console` from now on, each with the time since `started`.
+pub fn start(xen: Xen, started: Instant, console: Console, port: EventPort) {
+    *SINK.lock() = Some(Sink { xen, started, console, port, backlog: Deque::new(), lost: 0 });
     // Fails only if a logger was set before, and there is but this one.
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(LevelFilter::Info);
@@ -117,6 +120,8 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
+        let mut sink = SINK.lock();
+        let Some(sink) = sink.as_mut() else { return };
         let mut line = String::<LINE>::new();
         let level = match record.level() {
             Level::Error => "error: ",
@@ -124,15 +129,15 @@ impl Log for Logger {
             Level::Info => "",
             Level::Debug | Level::Trace => "debug: ",
         };
-        let _ = write!(line, "causeway: {level}{}", record.args());
+        let time = sink.xen.now().since(sink.started);
+        let (seconds, micros) = (time.as_secs(), time.subsec_micros());
+        let _ = write!(line, "causeway [{seconds}.{micros:06}] {level}{}", record.args());
         if line.len() == LINE {
             line.pop();
         }
         let _ = line.push('\n');
-        if let Some(sink) = SINK.lock().as_mut() {
-            sink.push(line.as_bytes());
-            sink.flush();
-        }
+        sink.push(line.as_bytes());
+        sink.flush();
     }
 
     fn flush(&self) {

@@ -1,6 +1,7 @@
 //! The backend half of guests' network interfaces.
 
 mod backend;
+pub mod data;
 mod host;
 mod keys;
 pub mod state;

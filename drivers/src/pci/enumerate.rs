@@ -20,10 +20,11 @@ pub struct Found {
     pub identity: Identity,
 }
 
-/// The functions on bus 0 and behind its bridges, at most 64 and each bus once,
-/// however the bridges are joined.
-pub fn functions<C: ConfigSpace>(config: &C) -> heapless::Vec<Found, MOST_FUNCTIONS> {
-    let mut found = heapless::Vec::new();
+/// The first function that is `wanted`, on bus 0 or behind its bridges. At most 64
+/// functions are looked at, and each bus once, however the bridges are joined. Each
+/// look is an exit to the device model, so there are no more than it takes.
+pub fn find<C: ConfigSpace>(config: &C, mut wanted: impl FnMut(&Found) -> bool) -> Option<Found> {
+    let mut looked_at = 0;
     let mut seen = [false; 256];
     seen[0] = true;
     let mut buses = heapless::Deque::<u8, 256>::new();
@@ -39,8 +40,13 @@ pub fn functions<C: ConfigSpace>(config: &C) -> heapless::Vec<Found, MOST_FUNCTI
                     }
                     continue;
                 };
-                if found.push(Found { address: function.address(), identity }).is_err() {
-                    return found;
+                let found = Found { address: function.address(), identity };
+                if wanted(&found) {
+                    return Some(found);
+                }
+                looked_at += 1;
+                if looked_at == MOST_FUNCTIONS {
+                    return None;
                 }
                 let header = function.read(HEADER) >> 16;
                 if header & 0x7f == BRIDGE {
@@ -55,7 +61,7 @@ pub fn functions<C: ConfigSpace>(config: &C) -> heapless::Vec<Found, MOST_FUNCTI
             }
         }
     }
-    found
+    None
 }
 
 #[cfg(test)]
@@ -74,6 +80,16 @@ mod tests {
         }
 
         fn write(&self, _: Address, _: u8, _: u32) {}
+    }
+
+    fn functions(config: &impl ConfigSpace) -> Vec<Found> {
+        let mut all = Vec::new();
+        let found = find(config, |found| {
+            all.push(*found);
+            false
+        });
+        assert_eq!(found, None);
+        all
     }
 
     fn names(found: &[Found]) -> Vec<std::string::String> {
@@ -98,6 +114,8 @@ mod tests {
                 _ => 0,
             }
         });
+        let second = find(&config, |found| found.address.device == 2).unwrap();
+        assert_eq!(second.address.to_string(), "00:02.0", "the first that is wanted");
         let found = functions(&config);
         assert_eq!(names(&found), ["00:00.0", "00:02.0", "00:02.3", "00:05.0", "03:00.0"]);
     }

@@ -14,7 +14,7 @@ mod msix;
 use core::fmt;
 
 pub use bar::{Bar, BarError, Region, WINDOW, assign};
-pub use enumerate::{Found, functions};
+pub use enumerate::{Found, find};
 pub use function::{Command, Function, Identity};
 pub use msix::{Message, Msix, MsixError};
 

@@ -4,6 +4,7 @@ use core::arch::x86_64::_rdtsc;
 use core::ptr;
 
 use x86_64::instructions::interrupts;
+use x86_64::instructions::random::RdRand;
 use x86_64::registers::model_specific::Msr;
 
 /// IA32_MTRR_DEF_TYPE (Intel SDM vol. 3, 12.11.2.1).
@@ -47,6 +48,19 @@ pub fn memory_read_cycles() -> u64 {
 pub fn timestamp() -> u64 {
     // SAFETY: reading the counter has no precondition.
     unsafe { _rdtsc() }
+}
+
+/// A number that nobody outside can guess: the processor's own, where it makes
+/// such, stirred with the time stamp counter.
+pub fn random() -> u64 {
+    let own = RdRand::new().and_then(RdRand::get_u64).unwrap_or(0);
+    // An odd multiplier spreads the counter's few unknown bits.
+    own ^ timestamp().wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// Lets interrupts in.
+pub fn enable_interrupts() {
+    interrupts::enable();
 }
 
 /// Sleeps until an interrupt unless `busy` finds work. Interrupts are off while it

@@ -128,10 +128,7 @@ impl Chain {
 
     /// Extras follow the first slot. None of their features is offered, so a
     /// request with one is refused; only a hash is information that may be ignored.
-    fn take_extras(
-        &mut self,
-        take: &mut impl FnMut() -> Option<TxSlot>,
-    ) -> Result<(), Violation> {
+    fn take_extras(&mut self, take: &mut impl FnMut() -> Option<TxSlot>) -> Result<(), Violation> {
         loop {
             let extra = take().ok_or(Violation::EndsEarly)?.extra();
             self.extras = self.extras.saturating_add(1);

@@ -152,11 +152,8 @@ impl RxQueue {
         for index in 0..slots {
             // The slots were counted before.
             let Some(request) = self.ring.take() else { break };
-            let to = GrantRegion {
-                domain: self.domain,
-                reference: GrantRef(request.gref),
-                offset: 0,
-            };
+            let to =
+                GrantRegion { domain: self.domain, reference: GrantRef(request.gref), offset: 0 };
             let len = pieces.fill_page(to, pools);
             if index + 1 < slots {
                 flags |= RxFlags::MORE_DATA;

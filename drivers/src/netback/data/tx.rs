@@ -167,8 +167,7 @@ impl TxQueue {
                 pools.copies.push(GrantCopy::from_grant(from, to));
             }
             at += pulled;
-            let fragment =
-                Fragment { hold, offset: slot.offset + pulled, len: slot.size - pulled };
+            let fragment = Fragment { hold, offset: slot.offset + pulled, len: slot.size - pulled };
             // A packet has room for as many fragments as a request has slots.
             if let Err(fragment) = packet.fragments.push(fragment) {
                 pools.tracker.release(fragment.hold);

@@ -1,0 +1,160 @@
+//! The domain at work: its parts, and the loop that turns them.
+
+use drivers::netback::Backend;
+use drivers::network::Network;
+use drivers::nic::{Cause, Nic, Status};
+use kernel::arch::cpu;
+use kernel::memory::{Buffers, DmaPages, Ram};
+use kernel::switch::{BridgeName, Switches};
+use kernel::{Limits, Pools, console, events, switch};
+use xen::event::EventPort;
+use xen::hypercall::{self, Xen};
+use xen::store::Store;
+use xen::time::Clock;
+use xen::{Hypervisor, Instant};
+
+use crate::bring_up::{Platform, Ports};
+use crate::nic::{self, Driver};
+
+/// The bridge that the NIC is the uplink of.
+const UPLINK_BRIDGE: &str = "xenbr0";
+/// Pages for devices' descriptor rings.
+const DMA_PAGES: usize = 8;
+/// How large the switches are. An address table of 4096 entries takes 64 KiB.
+const SWITCHES: switch::Limits = switch::Limits { switches: 16, ports: 128, addresses: 4096 };
+/// Packets on their way at once, and copies in one hypercall.
+const POOLS: Limits = Limits { packets: 3072, copies: 512 };
+
+/// Everything there is.
+pub struct Domain {
+    xen: Xen,
+    clock: Clock,
+    ports: Ports,
+    store: Store,
+    backend: Backend,
+    network: Network<Xen, Driver>,
+    /// When the timer is set to.
+    timer: Option<Instant>,
+    entered: Instant,
+    memory: u64,
+    ready: bool,
+}
+
+impl Domain {
+    /// Puts the parts together on a platform that is up.
+    pub fn new(platform: Platform) -> Self {
+        let Platform { xen, clock, mut ram, window, store, ports, lapic, reserved, .. } = platform;
+        let now = clock.now();
+        let mut pages = DmaPages::new(cut(&mut ram, DMA_PAGES));
+        let small = ram.pages() / 8;
+        let buffers = Buffers::new(cut(&mut ram, small), ram);
+        let pools = Pools::new(buffers, POOLS);
+        let switches = Switches::new(SWITCHES, [cpu::random(), cpu::random()]);
+        let mut network = Network::new(xen, pools, window, switches);
+        if let Some(nic) = nic::find(&reserved, lapic, &mut pages) {
+            let bridge = UPLINK_BRIDGE.parse::<BridgeName>();
+            let bridge = bridge.unwrap_or_else(|error| panic!("{UPLINK_BRIDGE}: {error}"));
+            if let Err(error) = network.set_uplink(nic, &bridge, now) {
+                log::error!("{UPLINK_BRIDGE}: {error}");
+            }
+        }
+        Self {
+            xen,
+            clock,
+            ports,
+            store: Store::new(store),
+            backend: Backend::new(),
+            network,
+            timer: None,
+            entered: clock.at(platform.entered),
+            memory: platform.memory,
+            ready: false,
+        }
+    }
+
+    /// Turns the loop for ever: takes what happened, does one pass over all that is
+    /// ready, and sleeps when nothing is.
+    pub fn run(mut self) -> ! {
+        // The store's first request has to be written.
+        let mut store = true;
+        cpu::enable_interrupts();
+        loop {
+            events::take_ports(|port| self.event(port, &mut store));
+            let devices = events::take_devices();
+            for (number, cause) in [Cause::Queues, Cause::Other].into_iter().enumerate() {
+                if devices & 1 << number != 0 {
+                    self.network.interrupt(cause);
+                }
+            }
+            let now = self.clock.now();
+            if core::mem::take(&mut store) {
+                self.poll_store(now);
+            }
+            let control = self.backend.poll(&mut self.store, &mut self.network, now);
+            let more = self.network.poll(now);
+            // Requests that the backend made go out now.
+            self.poll_store(now);
+            self.say_ready();
+            if more || self.network.is_polled() {
+                continue;
+            }
+            self.sleep_until(control.into_iter().chain(self.network.next_deadline()).min());
+        }
+    }
+
+    fn event(&mut self, port: EventPort, store: &mut bool) {
+        if port == self.ports.store {
+            *store = true;
+        } else if port == self.ports.console {
+            console::flush();
+        } else if port == self.ports.timer {
+            self.timer = None;
+        } else {
+            self.network.event(port);
+        }
+    }
+
+    fn poll_store(&mut self, now: Instant) {
+        let (xen, port) = (self.xen, self.ports.store);
+        while let Some(event) = self.store.poll(|| xen.notify(port)) {
+            self.backend.event(&event, &mut self.network, now);
+        }
+    }
+
+    /// Sleeps until something happens, at the latest at `deadline`.
+    fn sleep_until(&mut self, deadline: Option<Instant>) {
+        if let Some(deadline) = deadline
+            && self.timer.is_none_or(|timer| deadline < timer)
+        {
+            // A moment in the past raises the event at once.
+            if let Err(error) = hypercall::set_timer(0, deadline) {
+                log::error!("timer: {error}");
+            }
+            self.timer = Some(deadline);
+        }
+        cpu::sleep_unless(events::any);
+    }
+
+    /// Says once that the domain serves, and with what.
+    fn say_ready(&mut self) {
+        let uplink = self.network.uplink();
+        if self.ready || uplink.is_some_and(|(status, _)| status == Status::Changing) {
+            return;
+        }
+        self.ready = true;
+        let version = env!("CARGO_PKG_VERSION");
+        let micros = self.clock.now().since(self.entered).as_micros();
+        let memory = self.memory >> 20;
+        match (uplink, self.network.nic()) {
+            (Some((Status::Running, link)), Some(nic)) => log::info!(
+                "{version} ready {micros} us after entry: {memory} MiB, NIC {}, link {link}",
+                nic.mac()
+            ),
+            _ => log::info!("{version} ready {micros} us after entry: {memory} MiB, no NIC"),
+        }
+    }
+}
+
+fn cut(ram: &mut Ram, pages: usize) -> Ram {
+    ram.split(pages).unwrap_or_else(|| panic!("too little memory: {pages} pages wanted"))
+}
