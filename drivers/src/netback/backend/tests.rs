@@ -568,10 +568,12 @@ fn refused_while_connected() {
     let mut world = World::before_start();
     let vif = vif(10, 0);
     Toolstack::attach(&mut world.xenstored, &vif, &[("vlan", "10")]).unwrap();
-    let front = Netfront::new(vif);
+    let mut front = Netfront::new(vif);
+    front.closes = false;
     front.connect(&mut world.xenstored);
     world.fronts.push(front);
     world.run();
+    world.set_front(vif, "6");
     assert_eq!(world.shown(vif), "156");
 }
 
