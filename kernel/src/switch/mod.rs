@@ -152,9 +152,6 @@ impl Switch {
         now: Instant,
         ports: &mut impl Ports,
     ) {
-        if self.dirty.is_empty() {
-            return;
-        }
         self.prepare(hypervisor, pools, ports);
         while let Some(index) = self.dirty.pop() {
             let id = self.id(index);
@@ -268,8 +265,8 @@ impl Switch {
         if let Err(packet) = state.queue.push_fresh(packet, from, now) {
             return state.counters.discard(DropReason::QueueFull, packet, pools);
         }
-        let deadline = now + MAX_WAIT;
-        self.deadline = Some(self.deadline.map_or(deadline, |at| at.min(deadline)));
+        // Whatever waits already expires earlier.
+        self.deadline.get_or_insert(now + MAX_WAIT);
         self.set_dirty(to);
     }
 
@@ -293,10 +290,11 @@ impl Switch {
         PortId { switch: self.number, index, generation }
     }
 
+    /// Where a port of this switch is, while it is there.
     fn index(&self, id: PortId) -> Option<u16> {
         let slot = self.slots.get(usize::from(id.index))?;
         let known = slot.generation == id.generation && slot.state.is_some();
-        (known && id.switch == self.number).then_some(id.index)
+        known.then_some(id.index)
     }
 
     fn state_mut(&mut self, index: u16) -> Option<&mut PortState> {

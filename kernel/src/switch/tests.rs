@@ -44,10 +44,13 @@ struct Far {
     sent: Vec<(Vec<u8>, Checksum)>,
     /// How many of them borrowed pages.
     lent: usize,
+    /// How often it was asked to send.
+    calls: usize,
 }
 
 impl Port for Far {
     fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, _: Instant) {
+        self.calls += 1;
         let mut lent = BTreeMap::<_, u16>::new();
         for place in 0..queue.len() {
             let packet = queue.get(place).expect("no holes");
@@ -132,6 +135,7 @@ impl World {
             budget: usize::MAX,
             sent: Vec::new(),
             lent: 0,
+            calls: 0,
         };
         self.fars.0.insert(id, far);
         id
@@ -386,6 +390,13 @@ fn frames_longer_than_the_mtu_do_not_pass_and_tags_do_not_count() {
         }
         frame
     };
+    // Where tags may be out of our sight, they do not excuse a frame's length.
+    for (len, passes) in [(1514, true), (1515, false)] {
+        let packet = world.lent(0, &tagged(len, 1), 14, 4000);
+        world.forward(a, packet);
+        world.flush();
+        assert_eq!(world.got(b).len(), usize::from(passes));
+    }
     for (len, tags, passes) in [
         (1514, 0, true),
         (1515, 0, false),
@@ -398,20 +409,18 @@ fn frames_longer_than_the_mtu_do_not_pass_and_tags_do_not_count() {
         world.send(a, &tagged(len, tags));
         assert_eq!(world.got(b).len(), usize::from(passes), "{len} bytes, {tags} tags");
     }
-    assert_eq!(world.counters(b)[DropReason::TooLong], 4);
+    assert_eq!(world.counters(b)[DropReason::TooLong], 5);
     world.end();
 }
 
 #[test]
 fn a_queue_is_bounded_in_packets_and_in_bytes() {
-    for queue in
-        [QueueLimits { packets: 3, bytes: 100_000 }, QueueLimits { packets: 100, bytes: 299 }]
-    {
+    for (packets, bytes, taken) in [(3, 100_000, 3), (100, 300, 3), (100, 299, 2)] {
+        let queue = QueueLimits { packets, bytes };
         let mut world = World::new();
         let [a] = world.joined();
         let b = world.join("xenbr0", PortConfig { queue, ..config(Some(guest_mac(1))) });
         world.far(b).budget = 0;
-        let taken = if queue.packets == 3 { 3 } else { 2 };
         for sent in 1..6 {
             world.send(a, &frame(guest_mac(1), guest_mac(0), 100));
             assert_eq!(world.pools.idle(), PACKETS - sent.min(taken));
@@ -540,6 +549,55 @@ fn copies_beyond_a_batch_go_into_another() {
 }
 
 #[test]
+fn more_copies_than_can_be_under_way_are_made_in_turn() {
+    let mut world = World::with_pools(pools(PACKETS, 40, 100, 400));
+    let [a] = world.joined();
+    let queue = QueueLimits { packets: 200, bytes: 100_000 };
+    let b = world.join("xenbr0", PortConfig { queue, ..config(Some(guest_mac(1))) });
+    world.far(b).holding = Holding::Private;
+    let bytes = frame(guest_mac(1), guest_mac(0), 100);
+    for _ in 0..150 {
+        let packet = world.lent(0, &bytes, 64, 100);
+        world.forward(a, packet);
+    }
+    world.flush();
+    assert_eq!(world.got(b), vec![bytes; 150]);
+    assert_eq!(world.guests.batches(), 2);
+    world.end();
+}
+
+#[test]
+fn a_port_is_asked_once_a_pass_and_only_when_something_waits() {
+    let mut world = World::new();
+    let [a, b] = world.joined();
+    world.switches.wake(b);
+    world.flush();
+    assert_eq!(world.far(b).calls, 0);
+    for _ in 0..3 {
+        let packet = world.private(&frame(guest_mac(1), guest_mac(0), 60));
+        world.forward(a, packet);
+        world.switches.wake(b);
+    }
+    world.flush();
+    assert_eq!(world.far(b).calls, 1);
+    world.flush();
+    assert_eq!(world.far(b).calls, 1);
+    world.end();
+}
+
+#[test]
+fn addresses_age_without_traffic() {
+    let mut world = World::new();
+    let [a, _] = world.joined();
+    world.send(a, &frame(BROADCAST, [2, 0, 0, 0, 0, 1], 60));
+    world.wait(299_000);
+    assert_eq!(world.bridge().aged, 0);
+    world.wait(31_000);
+    assert_eq!(world.bridge().aged, 1);
+    world.end();
+}
+
+#[test]
 fn a_sources_pages_beyond_its_share_of_a_queue_are_copied() {
     let mut world = World::new();
     let [a, b, c] = world.joined();
@@ -581,6 +639,13 @@ fn checksums_are_made_for_ports_that_want_them_and_for_no_others() {
             let ports: [PortId; 4] = world.joined();
             world.far(ports[2]).partial = PartialChecksums { v4: true, v6: false };
             world.far(ports[3]).partial = PartialChecksums::NONE;
+            // Nobody asked for these to be made, right or wrong.
+            let complete = datagram(v6, BROADCAST, 0x1234);
+            world.send(ports[0], &complete);
+            for port in &ports[1..] {
+                assert_eq!(world.far(*port).sent, [(complete.clone(), Checksum::Unknown)]);
+                world.got(*port);
+            }
             let partial = datagram(v6, BROADCAST, 0x1234);
             let mut packet = match lent {
                 true => world.lent(0, &partial, 64, 4000),
@@ -647,16 +712,17 @@ fn packets_expire_after_a_hundred_milliseconds() {
     world.forward(a, packet);
     world.flush();
     world.wait(60);
-    world.send(a, &frame(guest_mac(2), guest_mac(0), 60));
     world.send(a, &frame(guest_mac(1), guest_mac(0), 60));
+    world.wait(10);
+    world.send(a, &frame(guest_mac(2), guest_mac(0), 60));
     assert_eq!(world.switches.next_deadline(), Some(Instant(100 * MILLISECOND)));
-    world.wait(39);
+    world.wait(29);
     assert_eq!(world.pools.idle(), PACKETS - 3);
     world.wait(1);
     assert_eq!(world.pools.idle(), PACKETS - 2);
     assert_eq!(world.responses(0), [0]);
     assert_eq!(world.switches.next_deadline(), Some(Instant(160 * MILLISECOND)));
-    world.wait(60);
+    world.wait(70);
     assert_eq!(world.pools.idle(), PACKETS);
     assert_eq!(world.switches.next_deadline(), None);
     assert_eq!(world.counters(b)[DropReason::Expired], 2);
@@ -686,7 +752,7 @@ fn packets_wait_for_a_port_that_nothing_is_behind_and_are_made_ready_when_it_com
 #[test]
 fn a_removed_port_leaves_nothing_and_its_name_is_never_used_again() {
     let mut world = World::new();
-    let [a, b] = world.joined();
+    let [a, b, d] = world.joined();
     world.send(b, &frame(guest_mac(0), [2, 0, 0, 0, 0, 9], 60));
     world.far(b).budget = 0;
     let packet = world.lent(0, &frame(guest_mac(1), guest_mac(0), 300), 64, 300);
@@ -694,7 +760,6 @@ fn a_removed_port_leaves_nothing_and_its_name_is_never_used_again() {
     let counters = world.switches.leave(b, &mut world.pools).unwrap();
     assert_eq!(counters[DropReason::Removed], 1);
     assert_eq!(world.responses(0), [0]);
-    world.flush();
     assert!(world.switches.leave(b, &mut world.pools).is_none());
     let c = world.join("xenbr0", config(Some(guest_mac(1))));
     assert_eq!((c.index, c.switch), (b.index, b.switch));
@@ -709,6 +774,8 @@ fn a_removed_port_leaves_nothing_and_its_name_is_never_used_again() {
     assert_eq!(world.got(a).len(), 0);
     world.send(a, &frame([2, 0, 0, 0, 0, 9], guest_mac(0), 60));
     assert_eq!(world.got(c).len(), 1, "flooded: it is no longer known");
+    assert_eq!(world.got(d).len(), 1);
+    assert_eq!(world.far(c).calls, 1, "the gone port's turn is not its own");
     world.end();
 }
 
@@ -737,6 +804,19 @@ fn switches_are_worlds_apart_and_bounded() {
     world.send(a, &frame(BROADCAST, guest_mac(0), 60));
     assert_eq!(world.got(b).len(), 0);
     assert_eq!(world.counters(a)[DropReason::Nowhere], 1);
+    // Each keeps its own time, and the earliest counts.
+    let c = world.join("private", config(Some(guest_mac(1))));
+    let d = world.join("xenbr0", config(Some(guest_mac(1))));
+    world.far(c).budget = 0;
+    world.far(d).budget = 0;
+    world.send(a, &frame(guest_mac(1), guest_mac(0), 60));
+    world.wait(10);
+    world.send(b, &frame(guest_mac(1), guest_mac(0), 60));
+    assert_eq!(world.switches.next_deadline(), Some(Instant(100 * MILLISECOND)));
+    world.wait(90);
+    assert_eq!(world.switches.next_deadline(), Some(Instant(110 * MILLISECOND)));
+    world.switches.leave(c, &mut world.pools).unwrap();
+    world.switches.leave(d, &mut world.pools).unwrap();
     let third = "third".parse().unwrap();
     assert_eq!(world.switches.join(&third, config(None)), Err(JoinError::Switches));
     let again = world.switches.join(&"private".parse().unwrap(), config(Some(guest_mac(0))));
