@@ -15,6 +15,8 @@ pub mod console;
 mod domain;
 pub mod event;
 #[cfg(any(test, feature = "fake"))]
+pub mod fake;
+#[cfg(any(test, feature = "fake"))]
 pub mod fake_store;
 pub mod frame;
 pub mod grant;

@@ -2,6 +2,8 @@
 //!
 //! TX and RX are the frontend's: a transmit request is what a guest sends.
 
+use core::mem::offset_of;
+
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -217,14 +219,26 @@ pub enum ExtraType {
     Xdp,
 }
 
-const _: () = {
-    assert!(size_of::<TxSlot>() == size_of::<netif_tx_request>());
-    assert!(size_of::<TxRequest>() == size_of::<netif_tx_request>());
-    assert!(size_of::<TxResponse>() == size_of::<netif_tx_response>());
-    assert!(size_of::<RxRequest>() == size_of::<netif_rx_request>());
-    assert!(size_of::<RxResponse>() == size_of::<netif_rx_response>());
-    assert!(size_of::<ExtraInfo>() == size_of::<netif_extra_info>());
-};
+/// Pins entries to the layouts that were generated from Xen's header.
+macro_rules! same_layout {
+    ($($ours:ident = $xen:ident { $($field:ident = $its:ident),* $(,)? })*) => {
+        $(const _: () = {
+            assert!(size_of::<$ours>() == size_of::<$xen>());
+            $(assert!(offset_of!($ours, $field) == offset_of!($xen, $its));)*
+        };)*
+    };
+}
+
+same_layout! {
+    TxSlot = netif_tx_request {}
+    TxRequest = netif_tx_request {
+        gref = gref, offset = offset, flags = flags, id = id, size = size,
+    }
+    TxResponse = netif_tx_response { id = id, status = status }
+    RxRequest = netif_rx_request { id = id, pad = pad, gref = gref }
+    RxResponse = netif_rx_response { id = id, offset = offset, flags = flags, status = status }
+    ExtraInfo = netif_extra_info { kind = type_, flags = flags, data = u }
+}
 
 #[cfg(test)]
 mod tests {

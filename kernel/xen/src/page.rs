@@ -14,7 +14,24 @@ use crate::PAGE_SIZE;
 /// A page that another domain, or the hypervisor, can write at any time.
 #[derive(Debug)]
 pub struct SharedPage {
-    base: NonNull<u8>,
+    base: Base,
+}
+
+/// Where the page's bytes are.
+#[derive(Debug)]
+enum Base {
+    /// Here, for as long as the value lives.
+    Fixed(NonNull<u8>),
+    /// Where the in-memory hypervisor says at each access.
+    #[cfg(any(test, feature = "fake"))]
+    Faked(alloc::sync::Arc<crate::fake::View>),
+}
+
+/// What an access does. Only the in-memory hypervisor tells them apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Access {
+    Read,
+    Write,
 }
 
 // SAFETY: every access to the page is atomic, and whoever else writes it is not
@@ -29,7 +46,13 @@ impl SharedPage {
     /// long as the value lives; nothing else in this program makes references to
     /// them.
     pub const unsafe fn new(base: NonNull<u8>) -> Self {
-        Self { base }
+        Self { base: Base::Fixed(base) }
+    }
+
+    /// The page that `view` shows.
+    #[cfg(any(test, feature = "fake"))]
+    pub(crate) fn faked(view: alloc::sync::Arc<crate::fake::View>) -> Self {
+        Self { base: Base::Faked(view) }
     }
 
     /// Reads the 32-bit word at `offset`, before anything that follows.
@@ -38,7 +61,7 @@ impl SharedPage {
     /// If the word is not aligned or not inside the page: offsets are ours, never
     /// a peer's.
     pub fn load(&self, offset: usize) -> u32 {
-        self.word(offset).load(Ordering::Acquire)
+        self.word(Access::Read, offset, |word| word.load(Ordering::Acquire))
     }
 
     /// Writes the 32-bit word at `offset`, after everything that came before.
@@ -46,7 +69,7 @@ impl SharedPage {
     /// # Panics
     /// As [`load`](Self::load).
     pub fn store(&self, offset: usize, value: u32) {
-        self.word(offset).store(value, Ordering::Release);
+        self.word(Access::Write, offset, |word| word.store(value, Ordering::Release));
     }
 
     /// Copies the value at `offset` out, each byte read once.
@@ -68,7 +91,7 @@ impl SharedPage {
         assert!(bytes.len().is_multiple_of(4), "shared values are whole words");
         for (index, word) in bytes.chunks_exact(4).enumerate() {
             let word = u32::from_ne_bytes([word[0], word[1], word[2], word[3]]);
-            self.word(offset + 4 * index).store(word, Ordering::Relaxed);
+            self.word(Access::Write, offset + 4 * index, |to| to.store(word, Ordering::Relaxed));
         }
     }
 
@@ -78,7 +101,7 @@ impl SharedPage {
     /// If they leave the page.
     pub fn read_bytes(&self, offset: usize, into: &mut [u8]) {
         for (index, byte) in into.iter_mut().enumerate() {
-            *byte = self.byte(offset + index).load(Ordering::Relaxed);
+            *byte = self.byte(Access::Read, offset + index, |from| from.load(Ordering::Relaxed));
         }
     }
 
@@ -88,32 +111,47 @@ impl SharedPage {
     /// If they leave the page.
     pub fn write_bytes(&self, offset: usize, from: &[u8]) {
         for (index, byte) in from.iter().enumerate() {
-            self.byte(offset + index).store(*byte, Ordering::Relaxed);
+            self.byte(Access::Write, offset + index, |to| to.store(*byte, Ordering::Relaxed));
         }
     }
 
     fn read_words(&self, offset: usize, into: &mut [u8]) {
         assert!(into.len().is_multiple_of(4), "shared values are whole words");
         for (index, chunk) in into.chunks_exact_mut(4).enumerate() {
-            let word = self.word(offset + 4 * index).load(Ordering::Relaxed);
+            let offset = offset + 4 * index;
+            let word = self.word(Access::Read, offset, |word| word.load(Ordering::Relaxed));
             chunk.copy_from_slice(&word.to_ne_bytes());
         }
     }
 
-    fn word(&self, offset: usize) -> &AtomicU32 {
+    fn word<R>(&self, access: Access, offset: usize, run: impl FnOnce(&AtomicU32) -> R) -> R {
         assert!(offset.is_multiple_of(4) && offset <= PAGE_SIZE - 4, "offset {offset} in a page");
-        // SAFETY: `offset` is inside the page, as asserted.
-        let word = unsafe { self.base.add(offset) };
-        // SAFETY: the page is accessible for as long as `self` (the constructor's
-        // contract), aligned, and an atomic may be shared with other writers.
-        unsafe { AtomicU32::from_ptr(word.as_ptr().cast()) }
+        self.with_base(access, |base| {
+            // SAFETY: `offset` is inside the page, as asserted.
+            let word = unsafe { base.add(offset) };
+            // SAFETY: the page is accessible (`with_base`), aligned, and an atomic
+            // may be shared with other writers.
+            run(unsafe { AtomicU32::from_ptr(word.as_ptr().cast()) })
+        })
     }
 
-    fn byte(&self, offset: usize) -> &AtomicU8 {
+    fn byte<R>(&self, access: Access, offset: usize, run: impl FnOnce(&AtomicU8) -> R) -> R {
         assert!(offset < PAGE_SIZE, "offset {offset} in a page");
-        // SAFETY: `offset` is inside the page, as asserted.
-        let byte = unsafe { self.base.add(offset) };
-        // SAFETY: as in `word`; a byte needs no alignment.
-        unsafe { AtomicU8::from_ptr(byte.as_ptr()) }
+        self.with_base(access, |base| {
+            // SAFETY: `offset` is inside the page, as asserted.
+            let byte = unsafe { base.add(offset) };
+            // SAFETY: as in `word`; a byte needs no alignment.
+            run(unsafe { AtomicU8::from_ptr(byte.as_ptr()) })
+        })
+    }
+
+    /// Runs `run` with the address of the page, which stays accessible meanwhile.
+    #[cfg_attr(not(any(test, feature = "fake")), expect(unused_variables, reason = "one base"))]
+    fn with_base<R>(&self, access: Access, run: impl FnOnce(NonNull<u8>) -> R) -> R {
+        match &self.base {
+            Base::Fixed(base) => run(*base),
+            #[cfg(any(test, feature = "fake"))]
+            Base::Faked(view) => view.with_base(access, run),
+        }
     }
 }

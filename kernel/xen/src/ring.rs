@@ -13,6 +13,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{PAGE_SIZE, SharedPage};
 
+#[cfg(any(test, feature = "fake"))]
+mod front;
+#[cfg(test)]
+mod tests;
+
+#[cfg(any(test, feature = "fake"))]
+pub use front::{FrontRing, Word};
+
 /// Slots of a transmit ring.
 pub const TX_RING_SIZE: u32 = 256;
 /// Slots of a receive ring.

@@ -1,0 +1,200 @@
+//! Machine pages, and what each of our frame numbers stands for.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::cell::UnsafeCell;
+use std::collections::BTreeMap;
+use std::ptr::{self, NonNull};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::PAGE_SIZE;
+use crate::grant::GrantHandle;
+use crate::page::Access;
+
+/// A page of the host's memory.
+#[repr(C, align(4096))]
+#[derive(Debug)]
+pub(super) struct PageMemory(UnsafeCell<[u8; PAGE_SIZE]>);
+
+// SAFETY: its bytes are accessed atomically through `SharedPage`, or by a copy of
+// the fake's, which as in Xen may tear.
+unsafe impl Sync for PageMemory {}
+
+impl PageMemory {
+    /// A page full of `byte`.
+    pub(super) fn filled(byte: u8) -> Arc<Self> {
+        Arc::new(Self(UnsafeCell::new([byte; PAGE_SIZE])))
+    }
+
+    /// The address of its first byte.
+    pub(super) fn base(&self) -> NonNull<u8> {
+        NonNull::from(&self.0).cast()
+    }
+}
+
+/// A place where a page can be seen: one of our frames, or one of a guest's. What
+/// is seen there changes under whoever looks.
+#[derive(Debug)]
+pub(crate) struct View(Mutex<Seen>);
+
+#[derive(Debug)]
+struct Seen {
+    reads: Arc<PageMemory>,
+    writes: Arc<PageMemory>,
+}
+
+impl View {
+    /// Where nothing is: reads return ones and writes go nowhere (H-10).
+    pub(super) fn nothing() -> Arc<Self> {
+        let reads = PageMemory::filled(0xff);
+        Arc::new(Self(Mutex::new(Seen { reads, writes: PageMemory::filled(0) })))
+    }
+
+    /// Where `page` is.
+    pub(super) fn of(page: Arc<PageMemory>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Seen { reads: page.clone(), writes: page })))
+    }
+
+    /// Puts `page` here. What is written to a read-only mapping goes nowhere, with
+    /// no fault (H-10).
+    pub(super) fn show(&self, page: Arc<PageMemory>, writable: bool) {
+        let writes = if writable { page.clone() } else { PageMemory::filled(0) };
+        *self.seen() = Seen { reads: page, writes };
+    }
+
+    /// Takes away what is here.
+    pub(super) fn clear(&self) {
+        *self.seen() = Seen { reads: PageMemory::filled(0xff), writes: PageMemory::filled(0) };
+    }
+
+    /// Runs `run` with the address that an access reaches; the page stays.
+    pub(crate) fn with_base<R>(&self, access: Access, run: impl FnOnce(NonNull<u8>) -> R) -> R {
+        let seen = self.seen();
+        let page = if access == Access::Read { &seen.reads } else { &seen.writes };
+        run(page.base())
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a frame number of ours stands for.
+enum Entry {
+    /// Our own RAM, at this address.
+    Ram(NonNull<u8>),
+    /// A guest's page.
+    Grant { page: Arc<PageMemory>, handle: GrantHandle },
+}
+
+/// Our physical memory.
+#[derive(Default)]
+pub(super) struct PhysicalMap {
+    entries: BTreeMap<u64, Entry>,
+    /// What [`page`](super::FakeXen) handed out for frames outside RAM.
+    views: BTreeMap<u64, Arc<View>>,
+    blocks: Vec<(NonNull<u8>, Layout)>,
+    /// RAM that was lost because something was mapped over it.
+    pub(super) displaced: Vec<u64>,
+    next_hole: u64,
+}
+
+/// Our first frame of RAM.
+const FIRST_RAM: u64 = 0x100;
+/// Our first hole.
+const FIRST_HOLE: u64 = 0x10_0000;
+
+impl PhysicalMap {
+    /// Adds zeroed RAM; returns its address and its first frame.
+    pub(super) fn add_ram(&mut self, pages: usize) -> (NonNull<u8>, u64) {
+        assert!(pages > 0, "no RAM is nowhere");
+        let layout = Layout::from_size_align(pages * PAGE_SIZE, PAGE_SIZE).expect("a sane size");
+        // SAFETY: the layout is not empty.
+        let base = unsafe { alloc_zeroed(layout) };
+        let base = NonNull::new(base).unwrap_or_else(|| handle_alloc_error(layout));
+        self.blocks.push((base, layout));
+        let before: usize = self.blocks.iter().map(|(_, layout)| layout.size() / PAGE_SIZE).sum();
+        let first = FIRST_RAM + (before - pages) as u64;
+        assert!(first + (pages as u64) < FIRST_HOLE, "more RAM than the fake has room for");
+        for page in 0..pages {
+            // SAFETY: within the block.
+            let at = unsafe { base.add(page * PAGE_SIZE) };
+            self.entries.insert(first + page as u64, Entry::Ram(at));
+        }
+        (base, first)
+    }
+
+    /// Hands out frame numbers of a hole; returns the first.
+    pub(super) fn add_hole(&mut self, frames: usize) -> u64 {
+        let first = FIRST_HOLE + self.next_hole;
+        self.next_hole += frames as u64;
+        first
+    }
+
+    /// Our own RAM at `frame`; `None` where something else or nothing is.
+    pub(super) fn ram(&self, frame: u64) -> Option<NonNull<u8>> {
+        match self.entries.get(&frame)? {
+            Entry::Ram(base) => Some(*base),
+            Entry::Grant { .. } => None,
+        }
+    }
+
+    /// Puts a guest's page at `frame`. RAM that was there is lost; over another
+    /// mapping Xen crashes the domain (H-4).
+    pub(super) fn map(
+        &mut self,
+        frame: u64,
+        page: &Arc<PageMemory>,
+        writable: bool,
+        handle: GrantHandle,
+    ) {
+        let entry = Entry::Grant { page: page.clone(), handle };
+        match self.entries.insert(frame, entry) {
+            None => {}
+            Some(Entry::Ram(_)) => self.displaced.push(frame),
+            Some(Entry::Grant { handle, .. }) => {
+                panic!("domain crashed: mapping at frame {frame:#x} over handle {}", handle.0)
+            }
+        }
+        self.view(frame).show(page.clone(), writable);
+    }
+
+    /// Takes `page` away from `frame`; `false` where another page or none is.
+    pub(super) fn unmap(&mut self, frame: u64, page: &Arc<PageMemory>) -> bool {
+        match self.entries.get(&frame) {
+            Some(Entry::Grant { page: there, .. }) if Arc::ptr_eq(there, page) => {
+                self.entries.remove(&frame);
+                self.view(frame).clear();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// What one sees at `frame`.
+    pub(super) fn view(&mut self, frame: u64) -> &Arc<View> {
+        self.views.entry(frame).or_insert_with(View::nothing)
+    }
+}
+
+impl Drop for PhysicalMap {
+    fn drop(&mut self) {
+        for (base, layout) in self.blocks.drain(..) {
+            // SAFETY: allocated with this layout; `FakeXen::ram` says that it lives
+            // no longer than the hypervisor.
+            unsafe { dealloc(base.as_ptr(), layout) };
+        }
+    }
+}
+
+/// Copies bytes between pages, which may be the same.
+///
+/// # Safety
+/// Both are pages, and neither range leaves its page.
+pub(super) unsafe fn copy(from: (NonNull<u8>, u16), to: (NonNull<u8>, u16), len: u16) {
+    // SAFETY: the caller's contract.
+    let source = unsafe { from.0.add(from.1.into()) };
+    // SAFETY: the caller's contract.
+    let dest = unsafe { to.0.add(to.1.into()) };
+    // SAFETY: the caller's contract.
+    unsafe { ptr::copy(source.as_ptr(), dest.as_ptr(), len.into()) };
+}
