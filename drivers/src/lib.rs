@@ -5,6 +5,7 @@
 
 extern crate alloc;
 
+pub mod control;
 pub mod netback;
 pub mod network;
 pub mod nic;
