@@ -15,6 +15,9 @@
 //! toolstack's in between is never overwritten: the transaction gives up, and the
 //! vif is looked at again.
 
+mod ask;
+mod decide;
+
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -22,11 +25,12 @@ use core::fmt::Display;
 use core::time::Duration;
 
 use xen::Instant;
-use xen::store::{Busy, Error, Reply, RequestId, Store, Transaction};
+use xen::store::{Busy, Error, Reply, RequestId, Store};
 
-use super::keys::{self, CONFIG_KEYS, FEATURES, FRONTEND_KEYS, Keys};
-use super::state::{self, Action, Ours, Theirs};
-use super::{ConnectRequest, Frontend, Progress, Urgency, VifConfig, VifHost, VifId};
+use super::keys;
+use super::log_budget::LogBudget;
+use super::state::Ours;
+use super::{Progress, Urgency, VifConfig, VifHost, VifId};
 
 /// How long our directory stays after 6 and `online=0`, so that the toolstack reads
 /// the 6: it takes a directory that is gone for a failure (L-5).
@@ -38,8 +42,6 @@ pub(super) const DISCONNECT_PATIENCE: Duration = Duration::from_secs(5);
 const CONFLICT_DELAY: Duration = Duration::from_millis(100);
 /// How long to wait after xenstored refused something, such as for a quota (L-9).
 pub(super) const REFUSAL_DELAY: Duration = Duration::from_secs(1);
-/// A vif is complained about at most this often: its guest may cause complaints.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest error message that is written, in bytes.
 const ERROR_MAX: usize = 256;
 
@@ -111,7 +113,7 @@ pub(super) struct Vif {
     fault: Option<String>,
     has_error_node: bool,
     removable_since: Option<Instant>,
-    complained: Option<Instant>,
+    log: LogBudget,
     met_garbage: bool,
 }
 
@@ -134,7 +136,7 @@ impl Vif {
             fault: None,
             has_error_node: false,
             removable_since: None,
-            complained: None,
+            log: LogBudget::default(),
             met_garbage: false,
         }
     }
@@ -230,106 +232,6 @@ impl Vif {
         true
     }
 
-    /// Makes the task's request; without one, goes on to the next task.
-    fn ask(&mut self, store: &mut Store, context: &Context<'_>) -> Result<Option<RequestId>, Busy> {
-        if store.room() == 0 {
-            return Err(Busy);
-        }
-        let dir = self.dir();
-        let in_dir = |key: &&str| format!("{dir}/{key}");
-        let id = match self.task {
-            Task::Meet => store.directory(&dir)?,
-            Task::Configure => store.read_many(CONFIG_KEYS.iter().map(in_dir).collect())?,
-            Task::Watch => store.watch(&self.frontend_key("state"), &token(self.id))?,
-            Task::Look => {
-                self.marked = false;
-                let theirs = self.frontend_key("state");
-                store.read_many([in_dir(&"state"), in_dir(&"online"), theirs].into())?
-            }
-            Task::SetMtu => match self.config.as_ref().and_then(|config| config.mtu) {
-                Some(mtu) => store.write(&self.frontend_key("mtu"), mtu.to_string().as_bytes())?,
-                None => {
-                    self.task = Task::Publish(Ours::InitWait);
-                    return Ok(None);
-                }
-            },
-            Task::ReadRings => {
-                let keys = FRONTEND_KEYS.iter().map(|key| self.frontend_key(key));
-                store.read_many(keys.collect())?
-            }
-            Task::Publish(to) => store.transaction(self.publication(to))?,
-            Task::Report => store.transaction(self.report())?,
-            Task::Remove => store.transaction(
-                Transaction::new()
-                    .expect(&in_dir(&"state"), b"6")
-                    .expect(&in_dir(&"online"), b"0")
-                    .remove(&dir),
-            )?,
-            Task::Clean { .. } if self.has_error_node => {
-                store.remove(context.error_root.ok_or(Busy)?)?
-            }
-            Task::Clean { keep } => {
-                self.task = if keep { Task::Rest } else { Task::Unwatch };
-                return Ok(None);
-            }
-            Task::Unwatch if self.watched => {
-                store.unwatch(&self.frontend_key("state"), &token(self.id))?
-            }
-            Task::Unwatch | Task::Rest | Task::Disconnect { .. } | Task::Gone => {
-                self.task = Task::Gone;
-                return Ok(None);
-            }
-        };
-        Ok(Some(id))
-    }
-
-    /// What publishing a state takes, all or nothing.
-    fn publication(&mut self, to: Ours) -> Transaction {
-        let key = |name: &str| format!("{}/{name}", self.dir());
-        let mut transaction = Transaction::new().expect(&key("state"), &self.seen);
-        match to {
-            Ours::InitWait => {
-                for (name, value) in FEATURES {
-                    transaction = transaction.write(&key(name), value.as_bytes());
-                }
-            }
-            Ours::Connected => {
-                transaction = transaction.write(&key("hotplug-status"), b"connected");
-                if self.has_error_node {
-                    transaction = transaction.remove(&key("hotplug-error"));
-                }
-            }
-            Ours::Closing => {
-                if let Some(error) = &self.error {
-                    transaction = transaction
-                        .write(&format!("{}/error", self.error_dir()), error.as_bytes())
-                        .write(&key("hotplug-error"), error.as_bytes())
-                        .write(&key("hotplug-status"), b"error");
-                } else if self.ours == Ours::Connected {
-                    transaction = transaction.remove(&key("hotplug-status"));
-                }
-            }
-            Ours::Initialising | Ours::Closed => {}
-        }
-        let number = to.number().to_string();
-        if self.seen != number.as_bytes() {
-            transaction = transaction.write(&key("state"), number.as_bytes());
-        }
-        self.has_error_node |= to == Ours::Closing && self.error.is_some();
-        transaction
-    }
-
-    /// What a frontend's fault is reported with: the vif stays as it is, without
-    /// carrier, until the frontend closes it.
-    fn report(&mut self) -> Transaction {
-        self.has_error_node = true;
-        let fault = self.fault.as_deref().unwrap_or_default();
-        Transaction::new()
-            .expect(&format!("{}/state", self.dir()), b"4")
-            .write(&format!("{}/error", self.error_dir()), fault.as_bytes())
-            .write(&format!("{}/carrier", self.dir()), b"0")
-    }
-
     /// Takes the answer to its pending request.
     pub(super) fn answer(
         &mut self,
@@ -383,7 +285,7 @@ impl Vif {
                 self.task = Task::Publish(Ours::InitWait);
             }
 
-            (Task::Publish(to), Ok(_)) => self.published(to),
+            (Task::Publish(to), Ok(_)) => self.published(to, now),
             (Task::Publish(Ours::Connected), Err(error)) => {
                 let delay = self.delay(&error, now);
                 self.task = Task::Disconnect { since: now, then: After::Retry(delay) };
@@ -402,7 +304,7 @@ impl Vif {
             (Task::Report, Err(error)) => self.not_before = now + self.delay(&error, now),
 
             (Task::Remove, Ok(_)) => {
-                log::info!("{}: removed", self.id);
+                self.tell(now, "removed");
                 self.task = Task::Clean { keep: false };
             }
             (Task::Clean { .. } | Task::Unwatch, Err(error)) if !error.is_absence() => {
@@ -414,152 +316,6 @@ impl Vif {
             // Without a request, no answer.
             (Task::Rest | Task::Disconnect { .. } | Task::Gone, _) => {}
         }
-    }
-
-    /// Reads what the toolstack configured.
-    fn configure(
-        &mut self,
-        values: &[Result<Vec<u8>, Error>],
-        host: &mut impl VifHost,
-        now: Instant,
-    ) {
-        let keys = Keys::config(values);
-        match keys.raw("state") {
-            Ok(state) => self.ours = Ours::adopt(state),
-            Err(error) if error.is_absence() => {
-                self.task = Task::Gone;
-                return;
-            }
-            // A value that is no state.
-            Err(_) => {}
-        }
-        let config = keys
-            .frontend_dir(self.id)
-            .map(|dir| self.frontend_dir = Some(dir))
-            .and_then(|()| VifConfig::parse(&keys, self.id));
-        match config {
-            Ok(config) => match host.admit(self.id, &config) {
-                Ok(()) => self.config = Some(config),
-                Err(refusal) => self.refuse(&refusal, now),
-            },
-            Err(error) => self.refuse(&error, now),
-        }
-        self.marked = true;
-        self.task = Task::Rest;
-    }
-
-    /// The vif is not to come up as it is configured.
-    fn refuse(&mut self, reason: &impl Display, now: Instant) {
-        self.complain(now, format_args!("refused: {reason}"));
-        self.error = Some(shortened(reason.to_string()));
-        self.refused = true;
-    }
-
-    /// What the states that were read make necessary.
-    fn decide(&mut self, values: &[Result<Vec<u8>, Error>], context: &Context<'_>) {
-        let missing = Err(Error::NotFound);
-        let value = |place: usize| values.get(place).unwrap_or(&missing);
-        let seen = match value(0) {
-            Ok(seen) => seen,
-            Err(error) if error.is_absence() => return self.forget(context.now),
-            Err(_) => {
-                self.not_before = context.now + REFUSAL_DELAY;
-                return;
-            }
-        };
-        self.seen.clone_from(seen);
-        // 1 is the toolstack's word alone: the directory is a new one.
-        if seen == b"1" && self.ours != Ours::Initialising {
-            self.marked = true;
-            return self.forget(context.now);
-        }
-        // Someone took our 6 back; so it is to be published again.
-        if self.ours == Ours::Closed && seen != b"6" {
-            self.ours = Ours::Closing;
-        }
-        let asked = seen == b"5" && self.ours != Ours::Closing;
-        let online = value(1).as_deref() != Ok(b"0".as_slice());
-        let theirs = Theirs::read(value(2));
-        if theirs == Theirs::Garbage && !self.met_garbage {
-            self.met_garbage = true;
-            log::warn!("{}: the frontend's state is no state", self.id);
-        }
-        let stop = asked || self.refused || context.stopping;
-        let (to, action) = state::next(self.ours, theirs, online, stop);
-        if action != Action::Remove {
-            self.removable_since = None;
-        }
-        self.task = match action {
-            Action::Wait => Task::Rest,
-            Action::Advertise => Task::SetMtu,
-            Action::Connect => Task::ReadRings,
-            Action::Close if self.connected => {
-                Task::Disconnect { since: context.now, then: After::Close }
-            }
-            Action::Close | Action::Finish => Task::Publish(to),
-            Action::Remove => {
-                let since = *self.removable_since.get_or_insert(context.now);
-                if context.now.since(since) >= LINGER {
-                    Task::Remove
-                } else {
-                    self.marked = true;
-                    self.not_before = since + LINGER;
-                    Task::Rest
-                }
-            }
-        };
-    }
-
-    /// Reads what the frontend shares and has the host take it.
-    fn connect(
-        &mut self,
-        values: &[Result<Vec<u8>, Error>],
-        host: &mut impl VifHost,
-        now: Instant,
-    ) -> Result<(), String> {
-        let frontend =
-            Frontend::parse(&Keys::frontend(values)).map_err(|error| error.to_string())?;
-        let config = self.config.clone().ok_or("it is not configured")?;
-        let request = ConnectRequest { vif: self.id, config, frontend };
-        host.connect(&request, now).map_err(|refusal| refusal.to_string())?;
-        self.connected = true;
-        Ok(())
-    }
-
-    fn published(&mut self, to: Ours) {
-        match to {
-            Ours::Connected => log::info!("{}: connected", self.id),
-            Ours::Closed => log::info!("{}: closed", self.id),
-            _ => {}
-        }
-        if to == Ours::Closing {
-            self.error = None;
-        }
-        self.ours = to;
-        self.marked = true;
-        self.task = if to == Ours::Connected { Task::Clean { keep: true } } else { Task::Rest };
-    }
-
-    fn disconnected(&mut self, then: After, now: Instant) {
-        self.connected = false;
-        match then {
-            After::Close => self.task = Task::Publish(Ours::Closing),
-            After::Retry(delay) => {
-                self.not_before = now + delay;
-                self.task = Task::Look;
-            }
-            After::Forget => self.task = Task::Clean { keep: false },
-        }
-    }
-
-    /// Our directory is gone, or a new one is in its place: nothing of what we have
-    /// is worth keeping, and nothing is to be written.
-    fn forget(&mut self, now: Instant) {
-        self.task = if self.connected {
-            Task::Disconnect { since: now, then: After::Forget }
-        } else {
-            Task::Clean { keep: false }
-        };
     }
 
     /// Looks again, when what `error` tells of may have passed.
@@ -588,25 +344,15 @@ impl Vif {
 
     /// Tells the operator, but not without end.
     fn complain(&mut self, now: Instant, what: core::fmt::Arguments<'_>) {
-        if self.complained.is_none_or(|before| now.since(before) >= COMPLAINT_INTERVAL) {
-            self.complained = Some(now);
+        if self.log.take(now) {
             log::warn!("{}: {what}", self.id);
         }
     }
 
-    fn dir(&self) -> String {
-        dir(self.id)
-    }
-
-    fn error_dir(&self) -> String {
-        format!("error/{}", self.dir())
-    }
-
-    /// A key of the frontend's. Without a directory of its own, one that is not there.
-    fn frontend_key(&self, key: &str) -> String {
-        match &self.frontend_dir {
-            Some(dir) => format!("{dir}/{key}"),
-            None => format!("{}/no-frontend", self.dir()),
+    /// The same of what is as it should be.
+    fn tell(&mut self, now: Instant, what: &str) {
+        if self.log.take(now) {
+            log::info!("{}: {what}", self.id);
         }
     }
 }

@@ -1,0 +1,132 @@
+//! What each task asks of the store.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+
+use xen::store::{Busy, RequestId, Store, Transaction};
+
+use super::{Context, Task, Vif, dir, token};
+use crate::netback::keys::{CONFIG_KEYS, FEATURES, FRONTEND_KEYS};
+use crate::netback::state::Ours;
+
+impl Vif {
+    /// Makes the task's request; without one, goes on to the next task.
+    pub(super) fn ask(
+        &mut self,
+        store: &mut Store,
+        context: &Context<'_>,
+    ) -> Result<Option<RequestId>, Busy> {
+        if store.room() == 0 {
+            return Err(Busy);
+        }
+        let dir = self.dir();
+        let in_dir = |key: &&str| format!("{dir}/{key}");
+        let id = match self.task {
+            Task::Meet => store.directory(&dir)?,
+            Task::Configure => store.read_many(CONFIG_KEYS.iter().map(in_dir).collect())?,
+            Task::Watch => store.watch(&self.frontend_key("state"), &token(self.id))?,
+            Task::Look => {
+                self.marked = false;
+                let theirs = self.frontend_key("state");
+                store.read_many([in_dir(&"state"), in_dir(&"online"), theirs].into())?
+            }
+            Task::SetMtu => match self.config.as_ref().and_then(|config| config.mtu) {
+                Some(mtu) => store.write(&self.frontend_key("mtu"), mtu.to_string().as_bytes())?,
+                None => {
+                    self.task = Task::Publish(Ours::InitWait);
+                    return Ok(None);
+                }
+            },
+            Task::ReadRings => {
+                let keys = FRONTEND_KEYS.iter().map(|key| self.frontend_key(key));
+                store.read_many(keys.collect())?
+            }
+            Task::Publish(to) => store.transaction(self.publication(to))?,
+            Task::Report => store.transaction(self.report())?,
+            Task::Remove => store.transaction(
+                Transaction::new()
+                    .expect(&in_dir(&"state"), b"6")
+                    .expect(&in_dir(&"online"), b"0")
+                    .remove(&dir),
+            )?,
+            Task::Clean { .. } if self.has_error_node => {
+                store.remove(context.error_root.ok_or(Busy)?)?
+            }
+            Task::Clean { keep } => {
+                self.task = if keep { Task::Rest } else { Task::Unwatch };
+                return Ok(None);
+            }
+            Task::Unwatch if self.watched => {
+                store.unwatch(&self.frontend_key("state"), &token(self.id))?
+            }
+            Task::Unwatch | Task::Rest | Task::Disconnect { .. } | Task::Gone => {
+                self.task = Task::Gone;
+                return Ok(None);
+            }
+        };
+        Ok(Some(id))
+    }
+
+    /// What publishing a state takes, all or nothing.
+    fn publication(&mut self, to: Ours) -> Transaction {
+        let key = |name: &str| format!("{}/{name}", self.dir());
+        let mut transaction = Transaction::new().expect(&key("state"), &self.seen);
+        match to {
+            Ours::InitWait => {
+                for (name, value) in FEATURES {
+                    transaction = transaction.write(&key(name), value.as_bytes());
+                }
+            }
+            Ours::Connected => {
+                transaction = transaction.write(&key("hotplug-status"), b"connected");
+                if self.has_error_node {
+                    transaction = transaction.remove(&key("hotplug-error"));
+                }
+            }
+            Ours::Closing => {
+                if let Some(error) = &self.error {
+                    transaction = transaction
+                        .write(&format!("{}/error", self.error_dir()), error.as_bytes())
+                        .write(&key("hotplug-error"), error.as_bytes())
+                        .write(&key("hotplug-status"), b"error");
+                } else if self.ours == Ours::Connected {
+                    transaction = transaction.remove(&key("hotplug-status"));
+                }
+            }
+            Ours::Initialising | Ours::Closed => {}
+        }
+        let number = to.number().to_string();
+        if self.seen != number.as_bytes() {
+            transaction = transaction.write(&key("state"), number.as_bytes());
+        }
+        self.has_error_node |= to == Ours::Closing && self.error.is_some();
+        transaction
+    }
+
+    /// What a frontend's fault is reported with: the vif stays as it is, without
+    /// carrier, until the frontend closes it.
+    fn report(&mut self) -> Transaction {
+        self.has_error_node = true;
+        let fault = self.fault.as_deref().unwrap_or_default();
+        Transaction::new()
+            .expect(&format!("{}/state", self.dir()), b"4")
+            .write(&format!("{}/error", self.error_dir()), fault.as_bytes())
+            .write(&format!("{}/carrier", self.dir()), b"0")
+    }
+
+    fn dir(&self) -> String {
+        dir(self.id)
+    }
+
+    fn error_dir(&self) -> String {
+        format!("error/{}", self.dir())
+    }
+
+    /// A key of the frontend's. Without a directory of its own, one that is not there.
+    fn frontend_key(&self, key: &str) -> String {
+        match &self.frontend_dir {
+            Some(dir) => format!("{dir}/{key}"),
+            None => format!("{}/no-frontend", self.dir()),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What is made of answers that say how things are.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt::Display;
+
+use xen::Instant;
+use xen::store::Error;
+
+use super::{After, Context, LINGER, REFUSAL_DELAY, Task, Vif, shortened};
+use crate::netback::keys::Keys;
+use crate::netback::state::{self, Action, Ours, Theirs};
+use crate::netback::{ConnectRequest, Frontend, VifConfig, VifHost};
+
+impl Vif {
+    /// Reads what the toolstack configured.
+    pub(super) fn configure(
+        &mut self,
+        values: &[Result<Vec<u8>, Error>],
+        host: &mut impl VifHost,
+        now: Instant,
+    ) {
+        let keys = Keys::config(values);
+        match keys.raw("state") {
+            Ok(state) => self.ours = Ours::adopt(state),
+            Err(error) if error.is_absence() => {
+                self.task = Task::Gone;
+                return;
+            }
+            // A value that is no state.
+            Err(_) => {}
+        }
+        let config = keys
+            .frontend_dir(self.id)
+            .map(|dir| self.frontend_dir = Some(dir))
+            .and_then(|()| VifConfig::parse(&keys, self.id));
+        match config {
+            Ok(config) => match host.admit(self.id, &config) {
+                Ok(()) => self.config = Some(config),
+                Err(refusal) => self.refuse(&refusal, now),
+            },
+            Err(error) => self.refuse(&error, now),
+        }
+        self.marked = true;
+        self.task = Task::Rest;
+    }
+
+    /// The vif is not to come up as it is configured.
+    pub(super) fn refuse(&mut self, reason: &impl Display, now: Instant) {
+        self.complain(now, format_args!("refused: {reason}"));
+        self.error = Some(shortened(reason.to_string()));
+        self.refused = true;
+    }
+
+    /// What the states that were read make necessary.
+    pub(super) fn decide(&mut self, values: &[Result<Vec<u8>, Error>], context: &Context<'_>) {
+        let missing = Err(Error::NotFound);
+        let value = |place: usize| values.get(place).unwrap_or(&missing);
+        let seen = match value(0) {
+            Ok(seen) => seen,
+            Err(error) if error.is_absence() => return self.forget(context.now),
+            Err(_) => {
+                self.not_before = context.now + REFUSAL_DELAY;
+                return;
+            }
+        };
+        self.seen.clone_from(seen);
+        // 1 is the toolstack's word alone: the directory is a new one.
+        if seen == b"1" && self.ours != Ours::Initialising {
+            self.marked = true;
+            return self.forget(context.now);
+        }
+        // Someone took our 6 back; so it is to be published again.
+        if self.ours == Ours::Closed && seen != b"6" {
+            self.ours = Ours::Closing;
+        }
+        let asked = seen == b"5" && self.ours != Ours::Closing;
+        let online = value(1).as_deref() != Ok(b"0".as_slice());
+        let theirs = Theirs::read(value(2));
+        if theirs == Theirs::Garbage && !self.met_garbage {
+            self.met_garbage = true;
+            log::warn!("{}: the frontend's state is no state", self.id);
+        }
+        let stop = asked || self.refused || context.stopping;
+        let (to, action) = state::next(self.ours, theirs, online, stop);
+        if action != Action::Remove {
+            self.removable_since = None;
+        }
+        self.task = match action {
+            Action::Wait => Task::Rest,
+            Action::Advertise => Task::SetMtu,
+            Action::Connect => Task::ReadRings,
+            Action::Close if self.connected => {
+                Task::Disconnect { since: context.now, then: After::Close }
+            }
+            Action::Close | Action::Finish => Task::Publish(to),
+            Action::Remove => {
+                let since = *self.removable_since.get_or_insert(context.now);
+                if context.now.since(since) >= LINGER {
+                    Task::Remove
+                } else {
+                    self.marked = true;
+                    self.not_before = since + LINGER;
+                    Task::Rest
+                }
+            }
+        };
+    }
+
+    /// Reads what the frontend shares and has the host take it.
+    pub(super) fn connect(
+        &mut self,
+        values: &[Result<Vec<u8>, Error>],
+        host: &mut impl VifHost,
+        now: Instant,
+    ) -> Result<(), String> {
+        let frontend =
+            Frontend::parse(&Keys::frontend(values)).map_err(|error| error.to_string())?;
+        let config = self.config.clone().ok_or("it is not configured")?;
+        let request = ConnectRequest { vif: self.id, config, frontend };
+        host.connect(&request, now).map_err(|refusal| refusal.to_string())?;
+        self.connected = true;
+        Ok(())
+    }
+
+    pub(super) fn published(&mut self, to: Ours, now: Instant) {
+        match to {
+            Ours::Connected => self.tell(now, "connected"),
+            Ours::Closed => self.tell(now, "closed"),
+            _ => {}
+        }
+        if to == Ours::Closing {
+            self.error = None;
+        }
+        self.ours = to;
+        self.marked = true;
+        self.task = if to == Ours::Connected { Task::Clean { keep: true } } else { Task::Rest };
+    }
+
+    pub(super) fn disconnected(&mut self, then: After, now: Instant) {
+        self.connected = false;
+        match then {
+            After::Close => self.task = Task::Publish(Ours::Closing),
+            After::Retry(delay) => {
+                self.not_before = now + delay;
+                self.task = Task::Look;
+            }
+            After::Forget => self.task = Task::Clean { keep: false },
+        }
+    }
+
+    /// Our directory is gone, or a new one is in its place: nothing of what we have
+    /// is worth keeping, and nothing is to be written.
+    pub(super) fn forget(&mut self, now: Instant) {
+        self.task = if self.connected {
+            Task::Disconnect { since: now, then: After::Forget }
+        } else {
+            Task::Clean { keep: false }
+        };
+    }
+}
