@@ -1,6 +1,8 @@
 //! The domain at work: its parts, and the loop that turns them.
 
-use drivers::netback::Backend;
+use core::time::Duration;
+
+use drivers::control::Control;
 use drivers::network::Network;
 use drivers::nic::{Cause, Nic, Status};
 use kernel::arch::cpu;
@@ -8,8 +10,7 @@ use kernel::memory::{Buffers, DmaPages, Ram};
 use kernel::switch::{BridgeName, Switches};
 use kernel::{Limits, Pools, console, events, switch};
 use xen::event::EventPort;
-use xen::hypercall::{self, Xen};
-use xen::store::Store;
+use xen::hypercall::{self, Shutdown, Xen};
 use xen::time::Clock;
 use xen::{Hypervisor, Instant};
 
@@ -25,13 +26,15 @@ const SWITCHES: switch::Limits = switch::Limits { switches: 16, ports: 128, addr
 /// Packets on their way at once, and copies in one hypercall.
 const POOLS: Limits = Limits { packets: 3072, copies: 512 };
 
+/// How long the NIC has to stop before the domain ends.
+const STOP_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Everything there is.
 pub struct Domain {
     xen: Xen,
     clock: Clock,
     ports: Ports,
-    store: Store,
-    backend: Backend,
+    control: Control,
     network: Network<Xen, Driver>,
     /// When the timer is set to.
     timer: Option<Instant>,
@@ -62,8 +65,7 @@ impl Domain {
             xen,
             clock,
             ports,
-            store: Store::new(store),
-            backend: Backend::new(),
+            control: Control::new(store),
             network,
             timer: None,
             entered: clock.at(platform.entered),
@@ -72,14 +74,12 @@ impl Domain {
         }
     }
 
-    /// Turns the loop for ever: takes what happened, does one pass over all that is
-    /// ready, and sleeps when nothing is.
+    /// Turns the loop: takes what happened, does one pass over all that is ready,
+    /// and sleeps when nothing is. Ends when the toolstack asks for it.
     pub fn run(mut self) -> ! {
-        // The store's first request has to be written.
-        let mut store = true;
         cpu::enable_interrupts();
         loop {
-            events::take_ports(|port| self.event(port, &mut store));
+            events::take_ports(|port| self.event(port));
             let devices = events::take_devices();
             for (number, cause) in [Cause::Queues, Cause::Other].into_iter().enumerate() {
                 if devices & 1 << number != 0 {
@@ -87,25 +87,23 @@ impl Domain {
                 }
             }
             let now = self.clock.now();
-            if core::mem::take(&mut store) {
-                self.poll_store(now);
+            let (xen, store) = (self.xen, self.ports.store);
+            let control = self.control.poll(&mut self.network, now, || xen.notify(store));
+            if let Some(reason) = control.shutdown {
+                self.end(reason);
             }
-            let control = self.backend.poll(&mut self.store, &mut self.network, now);
             let more = self.network.poll(now);
-            // Requests that the backend made go out now.
-            self.poll_store(now);
             self.say_ready();
-            if more || self.network.is_polled() {
-                continue;
+            let deadline = control.deadline.into_iter().chain(self.network.next_deadline()).min();
+            let due = deadline.is_some_and(|deadline| deadline <= now);
+            if !(more || due || self.network.is_polled()) {
+                self.sleep_until(deadline);
             }
-            self.sleep_until(control.into_iter().chain(self.network.next_deadline()).min());
         }
     }
 
-    fn event(&mut self, port: EventPort, store: &mut bool) {
-        if port == self.ports.store {
-            *store = true;
-        } else if port == self.ports.console {
+    fn event(&mut self, port: EventPort) {
+        if port == self.ports.console {
             console::flush();
         } else if port == self.ports.timer {
             self.timer = None;
@@ -114,11 +112,19 @@ impl Domain {
         }
     }
 
-    fn poll_store(&mut self, now: Instant) {
-        let (xen, port) = (self.xen, self.ports.store);
-        while let Some(event) = self.store.poll(|| xen.notify(port)) {
-            self.backend.event(&event, &mut self.network, now);
+    /// Takes the NIC down, for as long as that is worth waiting for, and ends.
+    fn end(&mut self, reason: Shutdown) -> ! {
+        let started = self.clock.now();
+        self.network.stop(started);
+        loop {
+            let now = self.clock.now();
+            self.network.poll(now);
+            if self.network.is_stopped() || now.since(started) > STOP_PATIENCE {
+                break;
+            }
         }
+        log::info!("{reason:?}");
+        hypercall::shutdown(reason)
     }
 
     /// Sleeps until something happens, at the latest at `deadline`.

@@ -246,6 +246,20 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         waiting.into_iter().chain(polled).chain(nic).min()
     }
 
+    /// Starts to take the NIC down, so that the device touches no memory of ours once
+    /// the domain is gone.
+    pub fn stop(&mut self, now: Instant) {
+        if let Some(uplink) = &mut self.endpoints.uplink {
+            uplink.nic.stop(now);
+            uplink.status = Status::Changing;
+        }
+    }
+
+    /// After [`stop`](Self::stop): whether the NIC is down, or will never be.
+    pub fn is_stopped(&self) -> bool {
+        self.uplink().is_none_or(|(status, _)| status != Status::Changing)
+    }
+
     /// Whether something has to be looked at without pause: a NIC that is not up
     /// yet, or has no interrupts.
     pub fn is_polled(&self) -> bool {
