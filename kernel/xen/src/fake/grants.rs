@@ -184,27 +184,36 @@ pub(super) struct Maptrack {
     pub(super) limit: usize,
 }
 
-/// 1024 frames of 256 handles (H-7).
-const HANDLES: usize = 1024 * 256;
+/// Handles in a frame of the table, and frames (H-7).
+const FRAME_HANDLES: usize = 256;
+const FRAMES: usize = 1024;
 
 impl Maptrack {
     pub(super) fn new() -> Self {
-        Self { mappings: BTreeMap::new(), ended: VecDeque::new(), fresh: 0, limit: HANDLES }
+        Self {
+            mappings: BTreeMap::new(),
+            ended: VecDeque::new(),
+            fresh: 0,
+            limit: FRAMES * FRAME_HANDLES,
+        }
     }
 
     pub(super) fn mappings(&self) -> impl Iterator<Item = &Mapping> {
         self.mappings.values().map(|(mapping, _)| mapping)
     }
 
-    fn take_handle(&mut self) -> Option<u32> {
-        if self.mappings.len() >= self.limit {
-            return None;
-        }
-        if self.fresh as usize >= self.limit {
-            return self.ended.pop_front().map(|(handle, _)| handle);
+    fn is_full(&self) -> bool {
+        self.mappings.len() >= self.limit
+    }
+
+    fn take_handle(&mut self) -> u32 {
+        if self.ended.len() >= FRAME_HANDLES
+            && let Some((handle, _)) = self.ended.pop_front()
+        {
+            return handle;
         }
         self.fresh += 1;
-        Some(self.fresh - 1)
+        self.fresh - 1
     }
 }
 
@@ -297,14 +306,11 @@ pub(super) fn map(
     );
     let domain = domains.alive(id).ok_or(BAD_DOMAIN)?;
     let writable = flags & GNTMAP_readonly == 0;
-    let handle = track.take_handle().ok_or(NO_SPACE)?;
-    let page = match domain.granted(us, reference, writable) {
-        Ok(page) => page,
-        Err(status) => {
-            track.ended.push_back((handle, id));
-            return Err(status);
-        }
-    };
+    if track.is_full() {
+        return Err(NO_SPACE);
+    }
+    let page = domain.granted(us, reference, writable)?;
+    let handle = track.take_handle();
     let frame = host_addr / PAGE_SIZE as u64;
     physical.map(frame, &page, writable, GrantHandle(handle));
     let entry = domain.grants.entry(reference);

@@ -160,6 +160,8 @@ fn a_copy_asks_for_what_was_granted() {
         assert_eq!(world.copy(inward), reads, "from {name}");
         assert_eq!(world.copy(GrantCopy::to_grant(world.local(0, 1), region)), writes, "to {name}");
     }
+    let own = GrantCopy::from_grant(region(DomainId::SELF, GrantRef(8), 0), world.local(0, 1));
+    assert_eq!(world.copy(own), Err(GENERAL), "we grant nothing");
     let nobody = region(DomainId(99), writable, 0);
     let inward = GrantCopy::from_grant(nobody, world.local(0, 1));
     assert_eq!(world.copy(inward), Err(BAD_DOMAIN));
@@ -230,9 +232,10 @@ fn what_is_written_to_a_readonly_mapping_is_lost_without_a_word() {
     world.map(GrantMap::new(A, reference, &frame, false)).unwrap();
     let ours = world.xen.page(&frame);
     ours.store(0, 7);
+    ours.write(4, &8_u64);
     ours.write_bytes(1, b"xy");
-    assert_eq!(&bytes_of(&ours, 0), b"abcd", "we do not see it either");
-    assert_eq!(&bytes_of(&world.a.page(page), 0), b"abcd");
+    assert_eq!(&bytes_of(&ours, 0), b"abcd\0", "we do not see it either");
+    assert_eq!(&bytes_of(&world.a.page(page), 0), b"abcd\0");
 }
 
 #[test]
@@ -356,8 +359,19 @@ fn handles_run_out_and_come_back() {
     let map = |at: usize| world.map(GrantMap::new(A, reference, &frames[at], false));
     let (first, _) = (map(0).unwrap(), map(1).unwrap());
     assert_eq!(map(2), Err(NO_SPACE));
+    let nobody = GrantMap::new(A, GrantRef(0), &frames[2], false);
+    assert_eq!(world.map(nobody), Err(NO_SPACE), "before anything is looked at");
     world.unmap(first, &frames[0]).unwrap();
-    assert_eq!(map(2), Ok(first), "handles are used again");
+    let handles: Vec<_> = (0..600)
+        .map(|_| {
+            assert_eq!(world.map(nobody), Err(GENERAL));
+            let handle = map(2).unwrap();
+            world.unmap(handle, &frames[2]).unwrap();
+            handle
+        })
+        .collect();
+    let again = handles.iter().position(|handle| *handle == first);
+    assert_eq!(again, Some(255), "handles are used again, but late");
 }
 
 #[test]
@@ -379,11 +393,29 @@ fn a_page_in_use_stays_what_it_was_whatever_the_guest_does() {
     let write = GrantCopy::to_grant(world.local(0, 1), region(A, reference, 0));
     assert_eq!(world.copy(write), Err(GENERAL), "two pages by one grant");
     world.a.revoke(reference);
+    assert_ne!(world.a.grant(other, Grant::ReadOnly), reference, "it is in use");
+    let theirs = world.a.page(page);
     world.a.balloon_out(page);
-    assert_eq!(world.a.page(page).load(0), u32::MAX, "the guest has it no longer");
+    assert_eq!(theirs.load(0), u32::MAX, "the guest has it no longer");
+    assert_eq!(world.a.page(page).load(0), u32::MAX);
     assert_eq!(&bytes_of(&world.xen.page(&frame), 0), b"old");
     world.unmap(handle, &frame).unwrap();
     assert_eq!(copied(), Err(GENERAL));
+}
+
+#[test]
+fn an_honest_guest_ends_no_grant_in_use() {
+    let world = world();
+    let (_, reference) = world.granted(&world.a, b"", Grant::ReadOnly);
+    let frame = world.frame();
+    let map = || world.map(GrantMap::new(A, reference, &frame, false));
+    let handle = map().unwrap();
+    assert!(!world.a.end_grant(reference));
+    world.unmap(handle, &frame).unwrap();
+    let handle = map().unwrap();
+    world.unmap(handle, &frame).unwrap();
+    assert!(world.a.end_grant(reference));
+    assert_eq!(map(), Err(GENERAL));
 }
 
 #[test]
@@ -424,6 +456,9 @@ fn a_dead_domain_stays_until_its_last_page_is_unmapped() {
     world.a.die();
     assert_eq!(&bytes_of(&world.xen.page(&frames[0]), 0), b"abcd");
     assert_eq!(world.xen.audit().zombies, [A]);
+    let copy = GrantCopy::from_grant(region(A, reference, 0), world.local(0, 1));
+    assert_eq!(world.copy(copy), Err(BAD_DOMAIN));
+    assert_eq!(world.xen.bind_interdomain(A, RemotePort(1)), Err(Errno(3)));
     world.unmap(handles[0], &frames[0]).unwrap();
     assert_eq!(world.xen.audit().zombies, [A]);
     assert_eq!(world.unmap(handles[0], &frames[0]), Err(BAD_HANDLE));
@@ -498,9 +533,12 @@ fn a_port_whose_other_end_closes_stays_open_and_leads_nowhere() {
     let again = world.a.open_port();
     assert_eq!(again, remotes[0], "the number is used again");
     world.b.die();
+    let reborn = world.xen.create_domain(B);
+    assert_eq!(reborn.open_port(), remotes[1]);
     ports.iter().for_each(|port| world.xen.notify(*port));
     world.a.notify(again);
     assert_eq!(world.a.take_events(again), 0);
+    assert_eq!(reborn.take_events(remotes[1]), 0, "another domain of that number");
     assert_eq!(world.xen.take_pending(), []);
     assert_eq!(world.xen.audit().ports.len(), 2);
     assert_eq!(ports.map(|port| world.xen.close(port)), [Ok(()); 2]);
@@ -539,6 +577,7 @@ fn faults_strike_when_ordered_and_nothing_is_done_then() {
     assert_eq!(five(), [None, Some(7), None, Some(7), None]);
     world.xen.clear_faults();
     world.xen.fail(Kind::Copy, When::Next(3), -12);
+    world.xen.fail(Kind::Copy, When::Nth(2), -1);
     assert_eq!(five(), [Some(-12), Some(-12), Some(-12), None, None]);
     assert_eq!(world.xen.counts().faults, 6);
 
