@@ -21,7 +21,7 @@ use xen::{Errno, PAGE_SIZE, SharedPage};
 use crate::start_info::StartInfo;
 
 /// Bytes of heap.
-const HEAP: usize = 3 << 20;
+const HEAP: usize = 4 << 20;
 
 unsafe extern "C" {
     /// The first address above the image, from the linker script.

@@ -5,6 +5,7 @@ use core::time::Duration;
 use drivers::control::Control;
 use drivers::network::Network;
 use drivers::nic::{Cause, Nic, Status};
+use drivers::report::Report;
 use kernel::arch::cpu;
 use kernel::memory::{Buffers, DmaPages, Ram};
 use kernel::switch::{BridgeName, Switches};
@@ -24,7 +25,7 @@ const DMA_PAGES: usize = 8;
 /// How large the switches are. An address table of 4096 entries takes 64 KiB.
 const SWITCHES: switch::Limits = switch::Limits { switches: 16, ports: 128, addresses: 4096 };
 /// Packets on their way at once, and copies in one hypercall.
-const POOLS: Limits = Limits { packets: 3072, copies: 512 };
+const POOLS: Limits = Limits { packets: 4096, copies: 512 };
 
 /// How long the NIC has to stop before the domain ends.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
@@ -105,10 +106,20 @@ impl Domain {
     fn event(&mut self, port: EventPort) {
         if port == self.ports.console {
             console::flush();
+            self.answer();
         } else if port == self.ports.timer {
             self.timer = None;
         } else {
             self.network.event(port);
+        }
+    }
+
+    /// Answers a line typed on the console with all counters.
+    fn answer(&mut self) {
+        let mut line = [0; 64];
+        let len = console::read(&mut line);
+        if line[..len].iter().any(|byte| matches!(byte, b'\r' | b'\n')) {
+            console::print(format_args!("{}", Report(&self.network)));
         }
     }
 

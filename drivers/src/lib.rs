@@ -10,3 +10,4 @@ pub mod netback;
 pub mod network;
 pub mod nic;
 pub mod pci;
+pub mod report;

@@ -24,9 +24,9 @@ use crate::nic::{Cause, Link, Nic, Status};
 
 /// The largest IP packet where nothing else is configured.
 const MTU: u16 = 1500;
-/// What may wait for a guest that is short of receive slots: as many packets as
-/// its ring takes at once.
-const GUEST_QUEUE: QueueLimits = QueueLimits { packets: 256, bytes: 512 << 10 };
+/// What may wait for a guest that is short of receive slots: twice as many packets
+/// as its ring takes at once, and as many bytes as half its ring holds.
+const GUEST_QUEUE: QueueLimits = QueueLimits { packets: 512, bytes: 512 << 10 };
 /// What may wait for the NIC.
 const UPLINK_QUEUE: QueueLimits = QueueLimits { packets: 512, bytes: 1 << 20 };
 /// Addresses learnt behind a guest's port beside its own: a guest may be a bridge
@@ -94,6 +94,24 @@ impl<H: Hypervisor, N: Nic> Ports for Endpoints<H, N> {
         }
         let attached = self.vifs.get_mut(place)?.as_mut()?;
         Some(&mut attached.vif)
+    }
+}
+
+/// What is behind a switch's port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PortName {
+    /// A guest.
+    Vif(VifId),
+    /// The wire.
+    Uplink,
+}
+
+impl fmt::Display for PortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vif(id) => id.fmt(f),
+            Self::Uplink => f.write_str("uplink"),
+        }
     }
 }
 
@@ -178,6 +196,15 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
     /// The switches.
     pub fn switches(&self) -> &Switches {
         &self.switches
+    }
+
+    /// What is behind a port, in words.
+    pub fn port_name(&self, port: PortId) -> PortName {
+        let place = self.endpoints.ports.get(&port);
+        match place.and_then(|&place| self.endpoints.vifs.get(place)?.as_ref()) {
+            Some(attached) => PortName::Vif(attached.id),
+            None => PortName::Uplink,
+        }
     }
 
     /// What packets are made of.

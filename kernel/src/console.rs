@@ -45,6 +45,15 @@ pub fn flush() {
     }
 }
 
+/// Writes text as it is, a log line's time and name left out.
+pub fn print(text: fmt::Arguments<'_>) {
+    if let Some(sink) = SINK.lock().as_mut() {
+        // The backlog takes what it has room for, and counts the rest.
+        let _ = sink.write_fmt(text);
+        sink.flush();
+    }
+}
+
 /// Reads what was typed.
 pub fn read(into: &mut [u8]) -> usize {
     match SINK.lock().as_mut() {
@@ -72,6 +81,13 @@ pub fn last_words(words: fmt::Arguments<'_>) {
     {
         sink.push(line.as_bytes());
         sink.flush();
+    }
+}
+
+impl Write for Sink {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.push(text.as_bytes());
+        Ok(())
     }
 }
 

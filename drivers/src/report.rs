@@ -1,0 +1,91 @@
+//! What an operator asks the domain for: all counters, in words.
+
+use core::fmt::{self, Display};
+
+use kernel::memory::Size;
+use xen::Hypervisor;
+
+use crate::network::Network;
+use crate::nic::{Nic, Statistics};
+
+/// A network's counters, a line for each thing that counts. Zeros that explain
+/// nothing are left out.
+pub struct Report<'a, H: Hypervisor, N: Nic>(pub &'a Network<H, N>);
+
+impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(network) = self;
+        for (bridge, switch) in network.switches().iter() {
+            for (port, counters) in switch.ports() {
+                let name = network.port_name(port);
+                let (received, sent) = (counters.received, counters.sent);
+                write!(f, "{bridge} {name}: from it {} packets", received.packets)?;
+                write!(f, " {} bytes, to it {} packets", received.bytes, sent.packets)?;
+                write!(f, " {} bytes", sent.bytes)?;
+                for (reason, count) in counters.drops() {
+                    write!(f, ", {} {count}", reason.name())?;
+                }
+                writeln!(f)?;
+            }
+            let addresses = switch.bridge();
+            writeln!(
+                f,
+                "{bridge}: addresses learnt {}, moved {}, aged {}, held {}, over limit {}, crowded {}",
+                addresses.learnt,
+                addresses.moved,
+                addresses.aged,
+                addresses.held,
+                addresses.over_limit,
+                addresses.crowded
+            )?;
+        }
+        for (vif, counters) in network.vifs() {
+            let (tx, rx) = (counters.tx, counters.rx);
+            write!(f, "{vif}: tx {} packets, refused {}", tx.packets, tx.refused)?;
+            write!(f, ", unreadable {}; rx {} packets", tx.unreadable, rx.packets)?;
+            writeln!(f, ", too long {}, failed {}", rx.too_long, rx.failed)?;
+        }
+        if let Some(nic) = network.nic() {
+            write_nic(f, &nic.statistics())?;
+        }
+        let pages = network.pools().tracker.counters();
+        writeln!(
+            f,
+            "lent pages: claimed {}, responded {}, abandoned {}, out {}, holds {}",
+            pages.claimed,
+            pages.responded,
+            pages.abandoned,
+            pages.outstanding(),
+            pages.holds
+        )?;
+        let (pools, window) = (network.pools(), network.window());
+        write!(f, "free: packets {}", pools.idle())?;
+        write!(f, ", small buffers {}", pools.buffers.free(Size::Small))?;
+        write!(f, ", large buffers {}", pools.buffers.free(Size::Large))?;
+        writeln!(f, ", frames {}; quarantined {}", window.free(), window.quarantined())?;
+        writeln!(f, "leaked: {}", kernel::leaked())
+    }
+}
+
+fn write_nic(f: &mut fmt::Formatter<'_>, nic: &Statistics) -> fmt::Result {
+    write!(f, "NIC: received {} packets", nic.received)?;
+    write!(f, " {} bytes, sent {} packets {} bytes", nic.received_bytes, nic.sent, nic.sent_bytes)?;
+    let rare = [
+        ("receive errors", nic.receive_errors),
+        ("malformed", nic.receive_malformed),
+        ("no buffer", nic.receive_no_buffer),
+        ("refused", nic.send_refused),
+        ("down", nic.send_down),
+        ("aborted", nic.send_aborted),
+        ("stalls", nic.stalls),
+        ("bus mastering lost", nic.mastering_lost),
+        ("missed by the device", nic.device.missed),
+        ("checksum errors", nic.device.checksum_errors),
+        ("length errors", nic.device.length_errors),
+        ("other errors", nic.device.other_errors),
+    ];
+    for (name, count) in rare.into_iter().filter(|(_, count)| *count > 0) {
+        write!(f, ", {name} {count}")?;
+    }
+    writeln!(f, "; interrupts {}, resets {}", nic.interrupts, nic.resets)
+}
