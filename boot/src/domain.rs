@@ -6,6 +6,7 @@ use drivers::control::Control;
 use drivers::network::Network;
 use drivers::nic::{Cause, Nic, Status};
 use drivers::report::Report;
+use drivers::turn::{Next, turn};
 use kernel::arch::cpu;
 use kernel::memory::{Buffers, DmaPages, Ram};
 use kernel::switch::{BridgeName, Switches};
@@ -89,16 +90,12 @@ impl Domain {
             }
             let now = self.clock.now();
             let (xen, store) = (self.xen, self.ports.store);
-            let control = self.control.poll(&mut self.network, now, || xen.notify(store));
-            if let Some(reason) = control.shutdown {
-                self.end(reason);
-            }
-            let more = self.network.poll(now);
+            let next = turn(&mut self.control, &mut self.network, now, || xen.notify(store));
             self.say_ready();
-            let deadline = control.deadline.into_iter().chain(self.network.next_deadline()).min();
-            let due = deadline.is_some_and(|deadline| deadline <= now);
-            if !(more || due || self.network.is_polled()) {
-                self.sleep_until(deadline);
+            match next {
+                Next::Again => {}
+                Next::Sleep(deadline) => self.sleep_until(deadline),
+                Next::End(reason) => self.end(reason),
             }
         }
     }

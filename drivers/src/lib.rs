@@ -11,3 +11,4 @@ pub mod network;
 pub mod nic;
 pub mod pci;
 pub mod report;
+pub mod turn;

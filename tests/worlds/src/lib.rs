@@ -1,1 +1,18 @@
-//! Skeleton.
+//! Host worlds: the whole domain but its boot, on a hypervisor, a xenstored and a
+//! wire in memory, among guests that behave or do not.
+//!
+//! A [`World`] turns the domain's own loop in virtual time and lets it sleep like
+//! the image does: a turn happens only when an event, an interrupt or the deadline
+//! is there to wake it, so that a wake-up that is lost, or a loop that never rests,
+//! fails a test.
+
+pub mod frames;
+mod front;
+mod journal;
+mod wire;
+mod world;
+
+pub use front::{Front, Manners, Outgoing, Received, Rings, TxAnswer};
+pub use journal::{Level, journal};
+pub use wire::Wire;
+pub use world::{GUESTS, Id, US, World};

@@ -1,0 +1,433 @@
+//! The domain, and everything around it.
+
+use std::cell::RefCell;
+use std::ops::{Index, IndexMut};
+use std::rc::Rc;
+use std::time::Duration;
+
+use drivers::control::Control;
+use drivers::network::Network;
+use drivers::nic::Cause;
+use drivers::turn::{Next, turn};
+use kernel::memory::{Buffers, Ram, Size, Window};
+use kernel::switch::{self, Switches};
+use kernel::{Limits, Pools};
+use xen::event::EventPort;
+use xen::fake::{Audit, FakeXen, Guest, Kind, Operation, When};
+use xen::fake_store::{Detach, DetachError, Toolstack, VifPaths, Xenstored};
+use xen::{DomainId, Hypervisor, Instant};
+
+use crate::front::{Front, Manners};
+use crate::journal;
+use crate::wire::{ScriptedNic, Wire};
+
+/// The driver domain.
+pub const US: DomainId = DomainId(5);
+/// The guests there are.
+pub const GUESTS: [DomainId; 5] =
+    [DomainId(10), DomainId(11), DomainId(12), DomainId(13), DomainId(14)];
+
+/// Pages of small and of large buffers.
+const SMALL: usize = 64;
+const LARGE: usize = 256;
+/// Frames to map at.
+const FRAMES: usize = 64;
+const POOLS: Limits = Limits { packets: 1200, copies: 512 };
+const SWITCHES: switch::Limits = switch::Limits { switches: 4, ports: 16, addresses: 256 };
+
+/// Turns without a rest after which the domain is taken to spin.
+const PATIENCE: usize = 20_000;
+
+/// Names a vif of a world.
+pub type Id = usize;
+
+/// The domain and everything around it. A test ends with [`end`](Self::end), which
+/// finds what was left behind.
+pub struct World {
+    /// The hypervisor.
+    pub xen: FakeXen,
+    /// XenStore.
+    pub store: Xenstored,
+    /// The data plane.
+    pub network: Network<FakeXen, ScriptedNic>,
+    /// What the NIC of `xenbr0` is connected to.
+    pub wire: Wire,
+    /// How often the domain was woken or went on without a rest.
+    pub turns: usize,
+    /// How many frames are expected to be lost to unmaps that failed.
+    pub quarantined: usize,
+    /// How many ports are expected to be lost to closes that failed.
+    pub lost_ports: usize,
+    control: Control,
+    fronts: Vec<Front>,
+    guests: Vec<Guest>,
+    events: Vec<EventPort>,
+    store_event: bool,
+    next: Next,
+    before: Vec<String>,
+    ended: bool,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl World {
+    /// A driver domain that is up, with a NIC, and guests without vifs.
+    pub fn new() -> Self {
+        journal::start();
+        let xen = FakeXen::new(US);
+        xen.advance(Duration::from_secs(1000));
+        let mut store = Xenstored::new();
+        store.create_domain(US);
+        let guests = GUESTS.map(|guest| {
+            store.create_domain(guest);
+            // Keeps libxl from tidying up more than the vifs.
+            let disk = format!("/local/domain/{}/device/vbd/51712", guest.0);
+            store.act(DomainId::ZERO).mkdir(&disk).expect("dom0 may");
+            xen.create_domain(guest)
+        });
+        let ram = |pages| {
+            let (base, first) = xen.ram(pages);
+            // SAFETY: fresh pages, which live as long as the hypervisor, a clone of
+            // which is in the world.
+            unsafe { Ram::new(base, first, pages) }
+        };
+        let pools = Pools::new(Buffers::new(ram(SMALL), ram(LARGE)), POOLS);
+        let window = Window::of(xen.foreign_frames(FRAMES));
+        let switches = Switches::new(SWITCHES, [3, 5]);
+        let mut network = Network::new(xen.clone(), pools, window, switches);
+        let wire = Wire::default();
+        let bridge = "xenbr0".parse().expect("a name");
+        network.set_uplink(wire.nic(), &bridge, xen.now()).expect("a first port");
+        let control = Control::new(store.connect(US, 0));
+        let mut world = Self {
+            xen,
+            store,
+            network,
+            wire,
+            turns: 0,
+            quarantined: 0,
+            lost_ports: 0,
+            control,
+            fronts: Vec::new(),
+            guests: guests.to_vec(),
+            events: Vec::new(),
+            store_event: false,
+            next: Next::Again,
+            before: Vec::new(),
+            ended: false,
+        };
+        world.settle();
+        world.before = world.store.dump();
+        world
+    }
+
+    /// The time.
+    pub fn now(&self) -> Instant {
+        self.xen.now()
+    }
+
+    /// Gives the `guest`-th guest a vif, whose frontend is honest, and waits until
+    /// nothing moves any more.
+    pub fn attach(&mut self, guest: usize) -> Id {
+        self.attach_with(guest, Manners::default(), &[])
+    }
+
+    /// The same, with manners, and keys of the toolstack's.
+    pub fn attach_with(&mut self, guest: usize, manners: Manners, keys: &[(&str, &str)]) -> Id {
+        let id = self.add(guest, manners, keys);
+        self.settle();
+        id
+    }
+
+    /// The same, without letting anybody move yet.
+    pub fn add(&mut self, guest: usize, manners: Manners, keys: &[(&str, &str)]) -> Id {
+        let frontend = GUESTS[guest];
+        let living = self.fronts.iter().filter(|front| !front.gone);
+        let taken: Vec<_> = living.map(Front::vif).collect();
+        let vif = |devid| VifPaths { frontend, backend: US, devid };
+        let devid = (0..).find(|devid| !taken.contains(&vif(*devid))).expect("a number");
+        Toolstack::attach(&mut self.store, &vif(devid), keys).expect("a new vif");
+        self.fronts.push(Front::new(self.guests[guest].clone(), vif(devid), manners));
+        self.fronts.len() - 1
+    }
+
+    /// So many guests, connected to `xenbr0`.
+    pub fn connected<const N: usize>(&mut self) -> [Id; N] {
+        std::array::from_fn(|guest| {
+            let id = self.attach(guest);
+            assert!(self.is_connected(id), "{:?}", self.error(id));
+            id
+        })
+    }
+
+    /// One turn of the domain's loop.
+    fn turn(&mut self) {
+        self.turns += 1;
+        for port in self.events.drain(..) {
+            self.network.event(port);
+        }
+        if self.wire.take_interrupt() {
+            self.network.interrupt(Cause::Queues);
+        }
+        self.store_event = false;
+        let now = self.xen.now();
+        self.next = turn(&mut self.control, &mut self.network, now, || ());
+    }
+
+    /// Whether anything keeps the domain from sleeping, or wakes it.
+    fn wakes(&mut self) -> bool {
+        self.events.extend(self.xen.take_pending());
+        let due = match self.next {
+            Next::Again => true,
+            Next::Sleep(deadline) => deadline.is_some_and(|deadline| deadline <= self.xen.now()),
+            Next::End(_) => return false,
+        };
+        due || self.store_event || self.wire.interrupts() || !self.events.is_empty()
+    }
+
+    /// Lets everybody move until nobody does, without time passing.
+    ///
+    /// # Panics
+    /// If that never happens.
+    pub fn settle(&mut self) {
+        for _ in 0..PATIENCE {
+            let mut moved = self.wakes();
+            if moved {
+                self.turn();
+            }
+            if self.store.serve() {
+                self.store_event = true;
+                moved = true;
+            }
+            let now = self.xen.now();
+            for front in &mut self.fronts {
+                moved |= front.poll(&mut self.store, now);
+            }
+            if !moved {
+                return;
+            }
+        }
+        panic!("the domain never rests");
+    }
+
+    /// One turn, if anything wakes the domain, and nobody else moves. Whether there
+    /// was one.
+    pub fn step(&mut self) -> bool {
+        let wakes = self.wakes();
+        if wakes {
+            self.turn();
+        }
+        wakes
+    }
+
+    /// Lets time pass; the domain wakes at its deadlines.
+    pub fn pass(&mut self, time: Duration) {
+        let end = self.now() + time;
+        loop {
+            self.settle();
+            let now = self.now();
+            if now >= end {
+                return;
+            }
+            let next = match self.next {
+                Next::Sleep(Some(deadline)) => deadline.min(end),
+                _ => end,
+            };
+            self.xen.advance(next.since(now));
+        }
+    }
+
+    /// When the domain wakes, if nothing happens before.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.next {
+            Next::Sleep(deadline) => deadline,
+            _ => Some(self.now()),
+        }
+    }
+
+    /// `xl network-detach`, and what it comes to.
+    pub fn detach(&mut self, id: Id) -> Result<(), DetachError> {
+        let (vif, now) = (self[id].vif(), self.now());
+        let detach = Detach::start(&mut self.store, vif, now);
+        self.finish(detach)?;
+        self[id].close();
+        self[id].gone = true;
+        Ok(())
+    }
+
+    /// `xl destroy`: the guest's directory goes, then the guest. Its other vifs must
+    /// have gone before.
+    pub fn destroy(&mut self, id: Id) -> Result<(), DetachError> {
+        let (vif, now) = (self[id].vif(), self.now());
+        let detach = Detach::force(&mut self.store, vif, now);
+        self.finish(detach)?;
+        self[id].gone = true;
+        self[id].guest.die();
+        self.reincarnate(id);
+        Ok(())
+    }
+
+    /// The guest dies; the toolstack tidies up afterwards. Its other vifs must have
+    /// gone before.
+    pub fn kill(&mut self, id: Id) -> Result<(), DetachError> {
+        self[id].gone = true;
+        self[id].guest.die();
+        let (vif, now) = (self[id].vif(), self.now());
+        let detach = Detach::force(&mut self.store, vif, now);
+        self.finish(detach)?;
+        self.reincarnate(id);
+        Ok(())
+    }
+
+    /// A guest of the same number can be created once nothing keeps the old one.
+    fn reincarnate(&mut self, id: Id) {
+        let domain = self[id].vif().frontend;
+        assert_eq!(self.xen.audit().zombies, [], "the guest cannot go");
+        let place = GUESTS.iter().position(|guest| *guest == domain).expect("a guest");
+        self.guests[place] = self.xen.create_domain(domain);
+    }
+
+    fn finish(&mut self, mut detach: Detach) -> Result<(), DetachError> {
+        loop {
+            self.settle();
+            let now = self.now();
+            if let Some(outcome) = detach.poll(&mut self.store, now) {
+                self.settle();
+                return outcome;
+            }
+            self.pass(Duration::from_millis(50));
+        }
+    }
+
+    /// The guest crashes and its driver starts again on the same device.
+    ///
+    /// # Panics
+    /// If the backend keeps anything of the old one.
+    pub fn restart(&mut self, id: Id) {
+        self[id].hands_off = true;
+        let front = &self.fronts[id];
+        front.xenbus.reboot(&mut self.store);
+        let mut passes = 0;
+        while self.own(id, "state").as_deref() != Some("2") {
+            passes += 1;
+            assert!(passes < 1000, "never ready again");
+            // The driver is not there yet.
+            let closes = std::mem::replace(&mut self[id].gone, true);
+            self.pass(Duration::from_millis(10));
+            self[id].gone = closes;
+        }
+        self[id].close();
+        self[id].reopen();
+        self[id].hands_off = false;
+        self.settle();
+    }
+
+    /// Has every operation of a kind noted from now on.
+    pub fn record(&self, kind: Kind) -> Rc<RefCell<Vec<Operation>>> {
+        let notes = Rc::<RefCell<Vec<_>>>::default();
+        let pen = notes.clone();
+        let none = When::Chosen(Box::new(move |operation| {
+            pen.borrow_mut().push(*operation);
+            false
+        }));
+        self.xen.fail(kind, none, 1);
+        notes
+    }
+
+    /// A key of our directory.
+    pub fn own(&mut self, id: Id, key: &str) -> Option<String> {
+        let path = format!("{}/{key}", self[id].vif().backend_dir());
+        self.store.act(DomainId::ZERO).read(&path).ok()
+    }
+
+    /// Whether the vif is in state Connected.
+    pub fn is_connected(&mut self, id: Id) -> bool {
+        self.own(id, "state").as_deref() == Some("4")
+    }
+
+    /// The error that XenStore has of the vif.
+    pub fn error(&mut self, id: Id) -> Option<String> {
+        let vif = self[id].vif();
+        let path = format!("error/backend/vif/{}/{}/error", vif.frontend.0, vif.devid);
+        self.store.act(US).read(&path).ok()
+    }
+
+    /// Checks what holds whenever nothing is on its way: every page lent is back
+    /// (O-16), every packet and every buffer, and of Xen's things there is what the
+    /// connected vifs need.
+    ///
+    /// # Panics
+    /// If it does not hold.
+    pub fn check_at_rest(&self) {
+        let pools = self.network.pools();
+        let counters = pools.tracker.counters();
+        assert_eq!(counters.outstanding(), 0, "{counters:?} (O-16)");
+        assert_eq!(counters.holds, 0, "{counters:?}");
+        assert_eq!(pools.idle(), POOLS.packets, "packets lost");
+        for (size, pages) in [(Size::Small, SMALL), (Size::Large, LARGE)] {
+            let cells = pages * xen::PAGE_SIZE / size.bytes();
+            assert_eq!(pools.buffers.free(size), cells, "{size:?} buffers lost");
+        }
+        assert!(pools.copies.is_empty(), "copies left over");
+        let vifs = self.network.vifs().count();
+        let Audit { mappings, ports, zombies, displaced, stray_notifies } = self.xen.audit();
+        let window = self.network.window();
+        assert_eq!(window.quarantined(), self.quarantined, "unmaps failed");
+        assert_eq!(mappings.len(), 2 * vifs + self.quarantined, "{mappings:?}");
+        assert_eq!(window.free() + mappings.len(), FRAMES, "frames lost");
+        assert_eq!(ports.len(), vifs + self.lost_ports, "{ports:?}");
+        assert_eq!((zombies.len(), displaced.len(), stray_notifies), (0, 0, 0));
+    }
+
+    /// Lets what is on its way arrive or expire, checks what every world must be
+    /// then, takes all vifs away, and checks that nothing is left of them.
+    ///
+    /// # Panics
+    /// If anything is.
+    pub fn end(mut self) {
+        self.ended = true;
+        self.xen.clear_faults();
+        self.pass(Duration::from_secs(1));
+        self.check_at_rest();
+        for front in self.fronts.iter().filter(|front| !front.gone && !front.hands_off) {
+            assert_eq!(front.unanswered(), 0, "{:?} waits for responses", front.vif());
+        }
+        for id in 0..self.fronts.len() {
+            if !self[id].gone {
+                assert_eq!(self.detach(id), Ok(()), "detaching {:?}", self[id].vif());
+            }
+        }
+        self.pass(Duration::from_secs(5));
+        self.check_at_rest();
+        assert_eq!(self.network.vifs().count(), 0);
+        assert_eq!(self.store.dump(), self.before, "left in XenStore");
+        assert_eq!((self.store.watches(US), self.store.transactions(US)), (2, 0));
+        let turns = self.turns;
+        self.pass(Duration::from_secs(60));
+        assert!(self.turns - turns <= 2, "{} turns with nothing to do", self.turns - turns);
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        assert!(self.ended || std::thread::panicking(), "a world ends by World::end");
+    }
+}
+
+impl Index<Id> for World {
+    type Output = Front;
+
+    fn index(&self, id: Id) -> &Front {
+        &self.fronts[id]
+    }
+}
+
+impl IndexMut<Id> for World {
+    fn index_mut(&mut self, id: Id) -> &mut Front {
+        &mut self.fronts[id]
+    }
+}

@@ -1,0 +1,412 @@
+//! Honest guests among each other.
+
+use std::time::Duration;
+
+use etherparse::PacketBuilder;
+use proptest::prelude::*;
+use worlds::{Id, Manners, Outgoing, TxAnswer, World, frames};
+use xen::PAGE_SIZE;
+use xen::fake::{Kind, Operation};
+use xen::netif::{ExtraFlags, ExtraInfo, RxFlags, Status, TxFlags};
+use xen::ring::Word;
+
+const JUMBO: (&str, &str) = ("mtu", "65517");
+const OKAY: i16 = Status::Okay as i16;
+const ERROR: i16 = Status::Error as i16;
+
+/// Sends and sees that it arrives unchanged, that all slots are answered, and that
+/// everything is at rest again.
+fn pass_on(world: &mut World, from: Id, to: Id, packet: &Outgoing) {
+    let ids = world[from].send(packet);
+    world.settle();
+    let received = std::mem::take(&mut world[to].received);
+    assert_eq!(received.len(), 1, "{} bytes in {:?}", packet.bytes.len(), packet.pieces);
+    assert!(received[0].bytes == packet.bytes, "{} bytes changed", packet.bytes.len());
+    assert_eq!(received[0].failed, 0);
+    assert_eq!(received[0].slots, packet.bytes.len().div_ceil(PAGE_SIZE), "exact fit (P-19)");
+    let mut answered = std::mem::take(&mut world[from].answers);
+    answered.sort_by_key(|answer| ids.iter().position(|id| *id == answer.id));
+    let expected: Vec<_> = ids.iter().map(|&id| TxAnswer { id, status: OKAY }).collect();
+    assert_eq!(answered, expected, "one response a slot (P-15)");
+    assert_eq!(world[from].unanswered(), 0);
+    world.check_at_rest();
+}
+
+fn frame(world: &World, from: Id, to: Id, len: usize) -> Vec<u8> {
+    frames::plain(world[to].mac(), world[from].mac(), len, len as u64)
+}
+
+#[test]
+fn every_size_arrives_as_it_was_sent() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    for len in 14..=1514 {
+        let (from, to) = if len % 2 == 0 { (a, b) } else { (b, a) };
+        let frame = frame(&world, from, to, len);
+        pass_on(&mut world, from, to, &Outgoing::whole(&frame));
+    }
+    world.end();
+}
+
+#[test]
+fn packets_of_up_to_64_kib_arrive_where_the_mtu_allows() {
+    let mut world = World::new();
+    let [a, b] = [0, 1].map(|guest| world.attach_with(guest, Manners::default(), &[JUMBO]));
+    for len in [1515, 4095, 4096, 4097, 8192, 8193, 9014, 32_768, 61_440, 61_441, 65_531] {
+        let frame = frame(&world, a, b, len);
+        pass_on(&mut world, a, b, &Outgoing::whole(&frame));
+    }
+    world.end();
+}
+
+/// Lengths of the slots of a packet of up to `most` bytes, the first at least 14.
+fn cuts(most: u16) -> impl Strategy<Value = Vec<u16>> {
+    let further = prop_oneof![Just(0), Just(1), 1..200u16, 1..=most / 8, Just(most / 4)];
+    (14..=most / 4, prop::collection::vec(further, 0..=18)).prop_map(move |(first, further)| {
+        let mut left = most - first;
+        let further = further.into_iter().map(|len| {
+            let len = len.min(left);
+            left -= len;
+            len
+        });
+        [first].into_iter().chain(further).collect()
+    })
+}
+
+fn placed(lens: Vec<u16>, offset: u16) -> Vec<(u16, u16)> {
+    lens.into_iter().map(|len| (offset.min(PAGE_SIZE as u16 - len), len)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever slots a packet is cut into: one-byte ones, empty ones (P-10), the most
+    /// there may be (P-9), headers over many of them (S-13, T-9).
+    #[test]
+    fn packets_arrive_however_they_are_cut(
+        packets in prop::collection::vec(
+            (prop_oneof![cuts(180), cuts(1514), cuts(16_000)], 0..=PAGE_SIZE as u16),
+            24,
+        ),
+    ) {
+        let mut world = World::new();
+        let [a, b] = [0, 1].map(|guest| world.attach_with(guest, Manners::default(), &[JUMBO]));
+        for (lens, offset) in packets {
+            let len = lens.iter().copied().map(usize::from).sum();
+            let frame = frame(&world, a, b, len);
+            pass_on(&mut world, a, b, &Outgoing::cut(&frame, placed(lens, offset)));
+        }
+        world.end();
+    }
+}
+
+/// S-13, S-14: the smallest first slot and the rest a byte a slot, in the most slots.
+#[test]
+fn headers_in_one_byte_slots() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    for further in 0..=18 {
+        let lens = [14].into_iter().chain([1].repeat(further)).collect();
+        let frame = frame(&world, a, b, 14 + further);
+        pass_on(&mut world, a, b, &Outgoing::cut(&frame, placed(lens, 4095)));
+    }
+    for lens in [
+        // The rest, of which no byte is looked at, and which the 128th byte cuts.
+        [vec![110], vec![1; 17], vec![600]].concat(),
+        [vec![128], vec![500], vec![400]].concat(),
+        [vec![127, 1], vec![500], vec![400]].concat(),
+        [vec![129], vec![63]].concat(),
+        [vec![129], vec![64]].concat(),
+    ] {
+        let frame = frame(&world, a, b, lens.iter().map(|len| usize::from(*len)).sum());
+        pass_on(&mut world, a, b, &Outgoing::cut(&frame, placed(lens, 0)));
+    }
+    world.end();
+}
+
+/// S-15: an empty slot's page is not looked at, wherever the slot stands; and it is
+/// answered once.
+#[test]
+fn empty_slots_at_every_place() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    for place in 1..6 {
+        for count in [1, 3] {
+            let mut lens = vec![60, 100, 300, 40, 500];
+            lens.splice(place..place, [0].repeat(count));
+            let frame = frame(&world, a, b, 1000);
+            pass_on(&mut world, a, b, &Outgoing::cut(&frame, placed(lens, 3)));
+        }
+    }
+    world.end();
+}
+
+/// Headers are copied to our memory, the payload is not: it goes from one guest's
+/// page to the other's by one copy (DESIGN, O-6, O-15).
+#[test]
+fn payload_is_copied_once_and_never_to_our_memory() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    let frame = frame(&world, a, b, 1514);
+    let ids = world[a].queue(&Outgoing::whole(&frame));
+    let source = (world[a].vif().frontend, world[a].reference(ids[0]));
+    let dest = (world[b].vif().frontend, world[b].offered(0));
+    let copies = world.record(Kind::Copy);
+    let before = world.xen.counts();
+    world[a].kick();
+    world.settle();
+    assert_eq!(
+        *copies.borrow(),
+        [
+            Operation::Copy { from: Some(source), to: None, len: 128 },
+            Operation::Copy { from: None, to: Some(dest), len: 128 },
+            Operation::Copy { from: Some(source), to: Some(dest), len: 1386 },
+        ]
+    );
+    let counts = world.xen.counts() - before;
+    assert_eq!((counts.copy_calls, counts.maps, counts.unmaps), (2, 0, 0));
+    assert_eq!(counts.notifies, 2, "one to each guest");
+    assert_eq!(world[b].received[0].bytes, frame);
+    world.end();
+}
+
+/// A batch is a batch: one hypercall for all headers, one for all deliveries, one
+/// event to each guest.
+#[test]
+fn a_batch_takes_as_many_hypercalls_as_one_packet() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    // Both look only when there is something.
+    let frames: Vec<_> = (0..20).map(|n| frame(&world, a, b, 1000 + n)).collect();
+    for frame in &frames {
+        world[a].queue(&Outgoing::whole(frame));
+    }
+    let before = world.xen.counts();
+    world[a].kick();
+    assert!(world.step());
+    let counts = world.xen.counts() - before;
+    assert_eq!((counts.copy_calls, counts.notifies), (2, 2));
+    world.settle();
+    let received: Vec<_> = world[b].received.iter().map(|packet| &packet.bytes).collect();
+    assert_eq!(received, frames.iter().collect::<Vec<_>>());
+    world.end();
+}
+
+/// P-4: an event for the response that was asked for, and for no other.
+#[test]
+fn guests_are_notified_of_the_response_they_asked_for() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    for front in [a, b] {
+        world[front].polls = true;
+    }
+    // The fifth packet is the first that either asks to be told of.
+    for (ring, words) in [(a, 0), (b, 1)] {
+        let rings = &world[ring].rings;
+        if words == 0 {
+            let next = rings.tx.word(Word::ResponseProducer).wrapping_add(5);
+            rings.tx.set_word(Word::ResponseEvent, next);
+        } else {
+            let next = rings.rx.word(Word::ResponseProducer).wrapping_add(5);
+            rings.rx.set_word(Word::ResponseEvent, next);
+        }
+    }
+    let frame = frame(&world, a, b, 100);
+    for n in 1..=8 {
+        let before = world.xen.counts();
+        world[a].send(&Outgoing::whole(&frame));
+        world.settle();
+        let counts = world.xen.counts() - before;
+        assert_eq!(counts.notifies, if n == 5 { 2 } else { 0 }, "packet {n}");
+    }
+    let now = world.now();
+    for front in [a, b] {
+        world[front].service(now);
+    }
+    assert_eq!(world[b].received.len(), 8);
+    world.end();
+}
+
+/// P-5: we ask for an event when the ring is empty, and for none while we look.
+#[test]
+fn an_event_is_asked_for_with_the_next_request() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    let frame = frame(&world, a, b, 100);
+    for _ in 0..100 {
+        world[a].queue(&Outgoing::whole(&frame));
+    }
+    let asked = world[a].rings.tx.word(Word::RequestEvent);
+    world[a].kick();
+    assert!(world.step());
+    assert_eq!(world[a].rings.tx.word(Word::RequestEvent), asked, "36 are left to be looked at");
+    world.settle();
+    let produced = world[a].rings.tx.word(Word::RequestProducer);
+    assert_eq!(world[a].rings.tx.word(Word::RequestEvent), produced.wrapping_add(1));
+    assert_eq!(world[b].received.len(), 100);
+    world.end();
+}
+
+#[test]
+fn nothing_to_do_costs_nothing() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    let frame = frame(&world, a, b, 1000);
+    pass_on(&mut world, a, b, &Outgoing::whole(&frame));
+    world.pass(Duration::from_secs(1));
+    let (counts, turns) = (world.xen.counts(), world.turns);
+    world.pass(Duration::from_secs(3600));
+    assert_eq!(world.xen.counts(), counts);
+    assert_eq!(world.turns, turns);
+    // Events for nothing: a turn each, and no hypercall.
+    let (guest, port) = (world[a].guest.clone(), world[a].rings.port);
+    for _ in 0..10 {
+        guest.notify(port);
+        world.settle();
+    }
+    assert_eq!(world.xen.counts(), counts);
+    assert!(world.turns - turns <= 10);
+    world.end();
+}
+
+/// What is known of a checksum, from guest to guest (P-14, P-17, P-21).
+#[test]
+fn checksum_states_are_passed_on() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    let (blank, validated) = (TxFlags::CSUM_BLANK, TxFlags::DATA_VALIDATED);
+    for (sent, got) in [
+        (TxFlags::empty(), RxFlags::empty()),
+        (validated, RxFlags::DATA_VALIDATED),
+        (blank, RxFlags::CSUM_BLANK | RxFlags::DATA_VALIDATED),
+        (blank | validated, RxFlags::CSUM_BLANK | RxFlags::DATA_VALIDATED),
+    ] {
+        let frame = frame(&world, a, b, 500);
+        world[a].send(&Outgoing::whole(&frame).with_flags(sent));
+        world.settle();
+        let received = world[b].received.pop().expect("it arrives");
+        assert_eq!((received.flags, received.bytes), (got, frame));
+    }
+    world.end();
+}
+
+/// UDP over IPv4 or IPv6, its checksum right or still to be made.
+fn datagram(to: [u8; 6], from: [u8; 6], v6: bool, finished: bool, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2(from, to);
+    if v6 {
+        builder.ipv6([1; 16], [2; 16], 9).udp(7, 9).write(&mut frame, payload).unwrap();
+    } else {
+        builder.ipv4([1; 4], [2; 4], 9).udp(7, 9).write(&mut frame, payload).unwrap();
+    }
+    if !finished {
+        let at = if v6 { 60 } else { 40 };
+        frame[at..at + 2].copy_from_slice(&[0x12, 0x34]);
+    }
+    frame
+}
+
+/// A guest that refuses partial checksums gets them finished (K-4).
+#[test]
+fn checksums_are_finished_for_guests_that_refuse_them() {
+    let mut world = World::new();
+    let a = world.attach(0);
+    let both = [(true, true), (false, true), (true, false), (false, false)];
+    for (n, (ipv4_checksum, ipv6_checksum)) in both.into_iter().enumerate() {
+        let manners = Manners { ipv4_checksum, ipv6_checksum, ..Manners::default() };
+        let b = world.attach_with(n + 1, manners, &[]);
+        for (v6, takes) in [(false, ipv4_checksum), (true, ipv6_checksum)] {
+            for len in [20, 1000] {
+                let [to, from] = [b, a].map(|id| world[id].mac());
+                let payload = &frames::plain(to, from, len, 1);
+                let blank = datagram(to, from, v6, false, payload);
+                world[a].send(&Outgoing::whole(&blank).with_flags(TxFlags::CSUM_BLANK));
+                world.settle();
+                let received = world[b].received.pop().expect("it arrives");
+                let finished = datagram(to, from, v6, true, payload);
+                let expected = if takes {
+                    (blank, RxFlags::CSUM_BLANK | RxFlags::DATA_VALIDATED)
+                } else {
+                    (finished, RxFlags::DATA_VALIDATED)
+                };
+                assert!((received.bytes, received.flags) == expected, "{n}, {v6}, {len}");
+            }
+        }
+    }
+    world.end();
+}
+
+/// P-11, P-15: a hash is information and no more; what was not offered is refused;
+/// each slot of extra info has a NULL of its own.
+#[test]
+fn extra_info_is_answered_beside_its_request() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    let extra = |kind, more| {
+        let flags = if more { ExtraFlags::MORE } else { ExtraFlags::empty() };
+        ExtraInfo::new(kind, flags, [1; 6])
+    };
+    let (gso, add, del, hash, xdp) = (1, 2, 3, 4, 5);
+    for (extras, status) in [
+        (vec![extra(hash, false)], OKAY),
+        (vec![extra(hash, true), extra(hash, false)], OKAY),
+        (vec![extra(gso, false)], ERROR),
+        (vec![extra(add, false)], ERROR),
+        (vec![extra(del, false)], ERROR),
+        (vec![extra(xdp, false)], ERROR),
+        (vec![extra(hash, true), extra(gso, false)], ERROR),
+        (vec![extra(gso, true), extra(hash, false)], ERROR),
+    ] {
+        let frame = frame(&world, a, b, 1000);
+        let packet = Outgoing::cut(&frame, vec![(0, 300), (7, 700)]).with_extras(&extras);
+        let ids = world[a].send(&packet);
+        world.settle();
+        let mut answers = std::mem::take(&mut world[a].answers);
+        answers.sort_by_key(|answer| answer.id);
+        assert_eq!(answers, [0, 1].map(|n| TxAnswer { id: ids[n], status }), "{extras:?}");
+        assert_eq!(world[a].unanswered(), 0, "a NULL each: {extras:?}");
+        let arrived = world[b].received.drain(..).map(|packet| packet.bytes).collect::<Vec<_>>();
+        assert_eq!(arrived, if status == OKAY { vec![frame] } else { vec![] });
+    }
+    world.end();
+}
+
+/// All slots of the ring, over and over.
+#[test]
+fn a_full_ring_goes_round() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    let mut sent = 0;
+    for round in 0..5 {
+        for _ in 0..256 - 3 * round {
+            let frame = frame(&world, a, b, 60 + sent % 1400);
+            world[a].queue(&Outgoing::whole(&frame));
+            sent += 1;
+        }
+        world[a].kick();
+        world.settle();
+        assert_eq!(world[b].received.len(), sent);
+    }
+    for (n, packet) in world[b].received.iter().enumerate() {
+        assert_eq!(packet.bytes, frame(&world, a, b, 60 + n % 1400));
+    }
+    world.end();
+}
+
+/// T-1: one page, many holders. It goes home when the last is done.
+#[test]
+fn a_broadcast_reaches_everybody_once() {
+    let mut world = World::new();
+    let [a, b, c, d] = world.connected();
+    let frame = frames::plain(frames::BROADCAST, world[a].mac(), 1000, 5);
+    world[a].send(&Outgoing::cut(&frame, vec![(100, 200), (0, 800)]));
+    world.settle();
+    for front in [b, c, d] {
+        assert_eq!(world[front].received.len(), 1);
+        assert_eq!(world[front].received[0].bytes, frame);
+    }
+    assert_eq!(world[a].received, []);
+    assert_eq!(world.wire.take_frames(), [frame]);
+    assert_eq!(world[a].answers.len(), 2);
+    world.end();
+}
