@@ -1,6 +1,6 @@
 #!/bin/sh
 # dom0's init: what Xen's toolstack needs, then the agent. No service manager.
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/xen-4.20/bin HOME=/root
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/xen-4.20/bin:/lab HOME=/root
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t tmpfs tmpfs /run
@@ -18,5 +18,5 @@ xen-init-dom0
 mkdir -p /var/log/xen/console
 xenconsoled --log=guest --pid-file=/run/xenconsoled.pid
 # The harness holds the other end of the port for as long as it lives.
-/lab/lab-agent serve "/dev/$(ls /sys/class/virtio-ports)"
+lab-agent serve "/dev/$(ls /sys/class/virtio-ports)"
 poweroff -f

@@ -10,6 +10,9 @@ mkdir -p /dev/pts
 mount -t devpts devpts /dev/pts
 export PATH=/sbin:/bin:/usr/sbin:/usr/bin HOME=/
 ip link set lo up
+# A receiver that gets no time to run for a while must not drop what came.
+echo 8388608 > /proc/sys/net/core/rmem_max
+echo 8388608 > /proc/sys/net/core/rmem_default
 modprobe xen-netfront
 until [ -c /dev/hvc1 ]; do
     usleep 20000

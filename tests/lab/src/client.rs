@@ -52,6 +52,8 @@ pub struct Running {
     command: String,
     id: u32,
     frames: Receiver<Frame>,
+    /// Standard output that nobody has asked for yet.
+    unread: Vec<u8>,
     until: Instant,
     ended: bool,
 }
@@ -108,13 +110,8 @@ impl Agent {
     pub fn run(&self, command: &str, seconds: u32) -> Result<String> {
         let output = self.output(command, seconds)?;
         if !output.exit.success() {
-            bail!(
-                "{}: `{command}`: {:?}\n{}{}",
-                self.name,
-                output.exit,
-                output.stdout,
-                output.stderr
-            );
+            let said = output.stdout + &output.stderr;
+            bail!("{}: `{command}`: {:?}\n{}", self.name, output.exit, last_lines(&said));
         }
         Ok(output.stdout.trim_end_matches('\n').to_owned())
     }
@@ -135,6 +132,7 @@ impl Agent {
             command: command.into(),
             id,
             frames,
+            unread: Vec::new(),
             until,
             ended: false,
         })
@@ -151,6 +149,13 @@ impl Agent {
         }
         Ok(())
     }
+}
+
+/// The end of what a command said; the transcript has all of it.
+fn last_lines(text: &str) -> &str {
+    const LINES: usize = 15;
+    let start = text.trim_end().rmatch_indices('\n').nth(LINES - 1);
+    start.map_or(text, |(at, _)| &text[at + 1..])
 }
 
 impl Connection {
@@ -197,18 +202,18 @@ impl Running {
         Ok(self.agent.connection.send(Frame::new(Kind::Kill, self.id, []))?)
     }
 
-    /// Waits until it ends.
+    /// Waits until it ends. Its output is what [`Running::wait_line`] left.
     pub fn wait(mut self) -> Result<Output> {
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let mut stderr = Vec::new();
         loop {
             let frame = self.next()?;
             match frame.kind {
-                Kind::Stdout => stdout.extend(frame.payload),
+                Kind::Stdout => self.unread.extend(frame.payload),
                 Kind::Stderr => stderr.extend(frame.payload),
                 Kind::Exit => {
                     let exit = Exit::from_bytes(&frame.payload).context("a malformed exit")?;
-                    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-                    return Ok(Output { exit, stdout: text(stdout), stderr: text(stderr) });
+                    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                    return Ok(Output { exit, stdout: text(&self.unread), stderr: text(&stderr) });
                 }
                 _ => {}
             }
@@ -217,17 +222,19 @@ impl Running {
 
     /// Waits until it prints a line with `word` on its standard output.
     pub fn wait_line(&mut self, word: &str) -> Result<String> {
-        let mut text = String::new();
         loop {
+            while let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.unread.drain(..=end).collect();
+                let line = String::from_utf8_lossy(&line);
+                if line.contains(word) {
+                    return Ok(line.trim_end().to_owned());
+                }
+            }
             let frame = self.next()?;
             match frame.kind {
-                Kind::Stdout => text.push_str(&String::from_utf8_lossy(&frame.payload)),
+                Kind::Stdout => self.unread.extend(frame.payload),
                 Kind::Exit => bail!("`{}` ended before it printed {word}", self.command),
                 _ => {}
-            }
-            let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-            if let Some(line) = lines.find(|line| line.contains(word)) {
-                return Ok(line.trim_end().to_owned());
             }
         }
     }

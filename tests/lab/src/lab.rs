@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::client::Agent;
 use crate::config::{self, DRIVER_DOMAIN, Door, GuestKind};
 use crate::log::Log;
-use crate::machine::{Machine, Nic, Running};
+use crate::machine::{Machine, Nic, Running, WIRE_CAPTURE};
 use crate::places;
 use crate::setup::{self, Parts};
 
@@ -18,7 +18,7 @@ use crate::setup::{self, Parts};
 const CREATE_SECONDS: u32 = 90;
 
 /// How long a guest's agent may take to answer.
-const GUEST_STARTS: Duration = Duration::from_secs(40);
+const GUEST_STARTS: Duration = Duration::from_secs(120);
 
 /// How much room the jobs disk has.
 const JOBS_DISK: u64 = 256 << 20;
@@ -90,15 +90,24 @@ impl Lab {
         &self.machine.serial
     }
 
-    /// Creates a domain from an xl configuration and follows its console.
-    pub fn create(&self, name: &str, config: &str) -> Result<Log> {
+    /// Runs an xl command; what xl tells of it goes to the transcript.
+    pub fn xl(&self, command: &str, seconds: u32) -> Result<String> {
+        self.dom0().run(&format!("xl -vvv {command}"), seconds)
+    }
+
+    /// The capture of the NIC's wire.
+    pub fn wire_capture(&self) -> PathBuf {
+        self.run.join(WIRE_CAPTURE)
+    }
+
+    /// Creates a domain from an xl configuration and follows its console. With
+    /// `options` for xl: `-p` leaves it paused.
+    pub fn create(&self, name: &str, config: &str, options: &str) -> Result<Log> {
         let path = format!("/tmp/{name}.cfg");
         fs::write(self.run.join(format!("{name}.cfg")), config)?;
         self.dom0().put(&path, config.as_bytes())?;
         let console = self.follow(name)?;
-        let log = format!("/var/log/xen/xl-create-{name}.log");
-        let create = format!("xl -vvv create {path} 2>{log} || {{ tail -n 30 {log} >&2; false; }}");
-        self.dom0().run(&create, CREATE_SECONDS)?;
+        self.xl(&format!("create {options} {path}"), CREATE_SECONDS)?;
         Ok(console)
     }
 
@@ -118,21 +127,25 @@ impl Lab {
 
     /// Starts Causeway and returns its console.
     pub fn driver_domain(&self, door: Door) -> Result<Log> {
-        self.create(DRIVER_DOMAIN, &config::driver_domain(door)?)
+        self.create(DRIVER_DOMAIN, &config::driver_domain(door)?, "")
+    }
+
+    /// Makes Causeway's domain, but does not let it run yet.
+    pub fn driver_domain_paused(&self, door: Door) -> Result<Log> {
+        self.create(DRIVER_DOMAIN, &config::driver_domain(door)?, "-p")
     }
 
     /// Starts a Linux driver domain in Causeway's place.
-    pub fn linux_driver_domain(&self) -> Result<Agent> {
-        self.create(DRIVER_DOMAIN, &config::linux_driver_domain()?)?;
-        let domain = self.connect_guest(DRIVER_DOMAIN)?;
-        domain.run("linux-driver-domain start", 60)?;
-        Ok(domain)
+    pub fn linux_driver_domain(&self) -> Result<Log> {
+        let console = self.create(DRIVER_DOMAIN, &config::linux_driver_domain()?, "")?;
+        self.connect_guest(DRIVER_DOMAIN)?.run("linux-driver-domain start", 60)?;
+        Ok(console)
     }
 
     /// Starts a stock guest whose vifs are given as in xl.cfg, and waits for its
     /// agent.
     pub fn guest(&self, name: &str, kind: GuestKind, vifs: &[&str]) -> Result<Agent> {
-        self.create(name, &config::guest(name, kind, vifs)?)?;
+        self.create(name, &config::guest(name, kind, vifs)?, "")?;
         self.connect_guest(name)
     }
 
@@ -146,7 +159,7 @@ impl Lab {
         if !pty.starts_with("/dev/pts/") {
             bail!("{name} has no second console: {pty}");
         }
-        let relay = self.dom0().start(&format!("exec /lab/lab-agent relay {pty}"), u32::MAX)?;
+        let relay = self.dom0().start(&format!("exec lab-agent relay {pty}"), u32::MAX)?;
         let (reader, writer) = relay.into_stream();
         let transcript = Log::create(&self.run.join(format!("commands-{name}.log")))?;
         Agent::connect(name, reader, writer, transcript, GUEST_STARTS)

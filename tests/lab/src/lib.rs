@@ -9,10 +9,14 @@
 pub mod agent;
 pub mod client;
 pub mod config;
+pub mod evidence;
 pub mod lab;
 pub mod log;
 pub mod machine;
 pub mod observe;
 pub mod places;
+pub mod runner;
+pub mod scenarios;
 pub mod setup;
 pub mod shell;
+pub mod world;

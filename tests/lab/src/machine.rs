@@ -37,6 +37,9 @@ const DOM0_LINE: &str = "console=hvc0 quiet";
 /// Where the NIC that is passed through is, in dom0's spelling.
 pub const NIC_ADDRESS: &str = "00:05.0";
 
+/// Its Ethernet address.
+pub const NIC_MAC: &str = "52:54:00:ca:05:e3";
+
 /// A model of NIC that QEMU emulates and a domain can be given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Nic {
@@ -55,6 +58,9 @@ impl Nic {
         }
     }
 }
+
+/// The capture of the NIC's wire, in the run's directory.
+pub const WIRE_CAPTURE: &str = "wire.pcap";
 
 /// What a machine is made with.
 pub struct Machine<'a> {
@@ -83,11 +89,6 @@ pub struct Running {
 }
 
 impl Machine<'_> {
-    /// The capture of the NIC's wire.
-    pub fn wire_capture(&self) -> PathBuf {
-        self.run.join("wire.pcap")
-    }
-
     /// The sockets of the peer on the wire: the one it binds and receives on, the
     /// one it sends to. One frame is one datagram.
     pub fn wire_sockets(&self) -> (PathBuf, PathBuf) {
@@ -160,7 +161,7 @@ impl Machine<'_> {
     /// The NIC is on a hub with the user-mode network, whose gateway is
     /// 10.0.2.2, and with the peer if there is one. What passes is captured.
     fn network(&self, command: &mut Command) {
-        let capture = self.wire_capture();
+        let capture = self.run.join(WIRE_CAPTURE);
         let mut netdev = |options: &str| {
             command.args(["-netdev", options]);
         };
@@ -176,7 +177,8 @@ impl Machine<'_> {
             netdev("hubport,id=hub-peer,hubid=0,netdev=peer");
         }
         netdev("hubport,id=nic,hubid=0");
-        command.args(["-device", &format!("{},netdev=nic,addr=5", self.nic.device()), "-object"]);
+        let nic = format!("{},netdev=nic,addr=5,mac={NIC_MAC}", self.nic.device());
+        command.args(["-device", &nic, "-object"]);
         command.arg(format!("filter-dump,id=capture,netdev=nic,file={}", capture.display()));
     }
 

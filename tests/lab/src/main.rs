@@ -7,13 +7,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use lab::config::Door;
 use lab::lab::{Lab, Options};
-use lab::{setup, shell};
+use lab::world::Backend;
+use lab::{places, runner, scenarios, setup, shell};
 
 /// How long a person may use a shell.
 const A_DAY: Duration = Duration::from_secs(24 * 3600);
 
 const USAGE: &str = "usage: lab COMMAND
   setup            make what a boot needs, and cache it
+  list             list the scenarios
+  test [NAME ...]  show what the named scenarios show, or all
+  test --linux ... with a Linux driver domain in Causeway's place
   shell [ELF]      boot Xen and open a shell in dom0; ELF is there as /lab/causeway
   up DOOR ELF      boot Xen and start ELF as the driver domain by DOOR (pvh, firmware)";
 
@@ -35,12 +39,30 @@ fn run(args: &[String]) -> Result<()> {
             println!("set up in {:.2} s", start.elapsed().as_secs_f32());
             Ok(())
         }
+        ["list"] => {
+            for scenario in scenarios::ALL {
+                println!("{:14} {}", scenario.name, scenario.about);
+            }
+            Ok(())
+        }
+        ["test", "--linux", names @ ..] => runner::run(&runner::select(names)?, &Backend::Linux),
+        ["test", names @ ..] => runner::run(&runner::select(names)?, &causeway()?),
         ["shell"] => open_shell(None),
         ["shell", elf] => open_shell(Some(elf.into())),
         ["up", "pvh", elf] => up(Door::Pvh, Path::new(elf)),
         ["up", "firmware", elf] => up(Door::Firmware, Path::new(elf)),
         _ => bail!("{USAGE}"),
     }
+}
+
+/// Causeway as `make build` leaves it, or the ELF that `CAUSEWAY` names.
+fn causeway() -> Result<Backend> {
+    let built = places::checkout().join("target/causeway");
+    let elf = std::env::var_os("CAUSEWAY").map_or(built, PathBuf::from);
+    if !elf.is_file() {
+        bail!("{} is not there; `make build` makes it", elf.display());
+    }
+    Ok(Backend::Causeway(elf))
 }
 
 /// The logs stay in the run's directory.

@@ -16,7 +16,8 @@ const USAGE: &str = "usage: lab-agent COMMAND
   transfer-get ADDRESS:PORT MIB  have a server send
   stream-send ADDRESS:PORT MS    a numbered datagram every MS, until standard input ends
   stream-receive PORT            count them
-  pktgen-receive PORT LEN COUNT  check what Linux's packet generator sends";
+  pktgen-receive PORT SHORTEST LONGEST COUNT
+                                 check what Linux's packet generator sends, by frame sizes";
 
 fn main() -> ExitCode {
     match run(&std::env::args().skip(1).collect::<Vec<_>>()) {
@@ -44,8 +45,9 @@ fn run(args: &[String]) -> Result<()> {
             println!("{}", stream::receive(port.parse()?)?);
             Ok(())
         }
-        ["pktgen-receive", port, length, count] => {
-            println!("{}", pktgen::receive(port.parse()?, length.parse()?, count.parse()?)?);
+        ["pktgen-receive", port, shortest, longest, count] => {
+            let frames = shortest.parse()?..=longest.parse()?;
+            println!("{}", pktgen::receive(port.parse()?, frames, count.parse()?)?);
             Ok(())
         }
         _ => bail!("{USAGE}"),

@@ -25,13 +25,15 @@ const DOM0_MODULES: &[&str] = &["virtio_blk", "crc32c_generic", "ext4"];
 const GUEST_MODULES: &[&str] =
     &["xen-netfront", "pktgen", "xen-pcifront", "xen-netback", "bridge", "e1000e"];
 
-/// Programs of a guest besides busybox and the agent.
+/// Programs of a guest besides busybox and the agent, and what they load.
 const GUEST_PROGRAMS: &[&str] = &[
     "usr/bin/iperf3",
     "usr/bin/xenstore-read",
     "usr/bin/xenstore-rm",
     "usr/bin/xenstore-write",
     "usr/sbin/ethtool",
+    // Loaded by iperf3's threads when they end.
+    "lib/x86_64-linux-gnu/libgcc_s.so.1",
 ];
 
 /// Room for dom0 to write, beside its content.

@@ -1,0 +1,118 @@
+//! Traffic between guests.
+
+use std::ops::RangeInclusive;
+
+use anyhow::{Result, bail};
+
+use super::measure::{iperf, ping as ping_between, transfer_between};
+use crate::agent::pktgen::Report;
+use crate::config::GuestKind;
+use crate::world::{Peer, World};
+
+const PINGS: u32 = 50;
+
+/// What the slowest of machines passes between two guests.
+const UDP_RATE: &str = "-u -b 10M -l 1400";
+
+/// A tenth may get lost in the queues of guests that get no time to run.
+const UDP_LOSS_PERCENT: f64 = 10.0;
+
+/// A packet generator's frames, from the shortest to the longest.
+const FRAME_SIZES: RangeInclusive<u32> = 60..=1514;
+
+/// Up to one less than the slots that a packet may take.
+const FRAGMENTS: [u32; 5] = [0, 1, 2, 7, 17];
+
+pub(super) fn ping(world: &mut World) -> Result<String> {
+    let (a, b) = world.pair()?;
+    let there = ping_between(&a.agent, &b.ip, PINGS)?;
+    let back = ping_between(&b.agent, &a.ip, PINGS)?;
+    Ok(format!("round trip {there:.2} ms from a, {back:.2} ms from b"))
+}
+
+pub(super) fn tcp(world: &mut World) -> Result<String> {
+    let (a, b) = world.pair()?;
+    let there = iperf(&a.agent, &b.agent, &b.ip, "")?.mbit_per_second;
+    let back = iperf(&b.agent, &a.agent, &a.ip, "")?.mbit_per_second;
+    Ok(format!("{there:.0} Mbit/s to b, {back:.0} Mbit/s to a"))
+}
+
+pub(super) fn udp(world: &mut World) -> Result<String> {
+    let (a, b) = world.pair()?;
+    let mut figures = Vec::new();
+    for (from, to) in [(&a, &b), (&b, &a)] {
+        let found = iperf(&from.agent, &to.agent, &to.ip, UDP_RATE)?;
+        let lost = found.lost.unwrap_or(100.0);
+        let figure = format!("{:.1} Mbit/s, {lost} % lost", found.mbit_per_second);
+        if lost > UDP_LOSS_PERCENT {
+            bail!("to {}: {figure}", to.agent.name());
+        }
+        figures.push(format!("to {} {figure}", to.agent.name()));
+    }
+    Ok(figures.join(", "))
+}
+
+pub(super) fn hash(world: &mut World) -> Result<String> {
+    both_ways(world, 64)
+}
+
+pub(super) fn soak(world: &mut World) -> Result<String> {
+    both_ways(world, 1024)
+}
+
+fn both_ways(world: &mut World, mib: u64) -> Result<String> {
+    let (a, b) = world.pair()?;
+    let there = transfer_between(&a.agent, &b.agent, &b.ip, mib)?.mbit_per_second();
+    let back = transfer_between(&b.agent, &a.agent, &a.ip, mib)?.mbit_per_second();
+    Ok(format!("{mib} MiB each way, {there:.0} Mbit/s to b, {back:.0} Mbit/s to a"))
+}
+
+pub(super) fn pktgen(world: &mut World) -> Result<String> {
+    let (a, b) = world.pair()?;
+    let mut packets = 0;
+    for fragments in FRAGMENTS {
+        for flags in ["!UDPCSUM", "UDPCSUM"] {
+            packets += sweep(&a, &b, fragments, flags)?;
+        }
+    }
+    Ok(format!("{packets} packets of 60 to 1514 bytes in 1 to 18 pieces, none damaged or lost"))
+}
+
+/// One packet of each size, in a number of fragments behind the headers.
+fn sweep(from: &Peer, to: &Peer, fragments: u32, flags: &str) -> Result<u64> {
+    const PORT: u16 = 9;
+    // Ethernet, IP, UDP and the generator's own header are never fragmented; each
+    // fragment has at least one byte.
+    let shortest = (*FRAME_SIZES.start()).max(14 + 20 + 8 + 16 + fragments);
+    let longest = *FRAME_SIZES.end();
+    let count = u64::from(longest - shortest + 1);
+    let command = format!("exec lab-agent pktgen-receive {PORT} {shortest} {longest} {count}");
+    let mut receiver = to.agent.start(&command, 120)?;
+    receiver.wait_line("listening")?;
+    let (ip, mac) = (&to.ip, to.mac);
+    let script = format!(
+        "modprobe pktgen && cd /proc/net/pktgen\n\
+         echo rem_device_all > kpktgend_0 && echo add_device eth0 > kpktgend_0\n\
+         for setting in 'count {count}' 'delay 100000' 'frags {fragments}' 'flag {flags}' \
+             'min_pkt_size {shortest}' 'max_pkt_size {longest}' \
+             'dst {ip}' 'dst_mac {mac}' 'udp_dst_min {PORT}' 'udp_dst_max {PORT}'; do\n\
+             echo \"$setting\" > eth0 || exit 1\n\
+         done\n\
+         echo start > pgctrl && cat eth0"
+    );
+    let sent = from.agent.run(&script, 60)?;
+    let report: Report = receiver.wait()?.stdout.trim().parse()?;
+    if report.intact != count || report.damaged != 0 || report.sizes != count {
+        bail!("{fragments} fragments, {flags}: {report} of {count}\n{sent}");
+    }
+    Ok(count)
+}
+
+pub(super) fn pvh_guest(world: &mut World) -> Result<String> {
+    let a = world.peer("a", GuestKind::Pv)?;
+    let p = world.peer("p", GuestKind::Pvh)?;
+    let round_trip = ping_between(&p.agent, &a.ip, 10)?;
+    let there = transfer_between(&p.agent, &a.agent, &a.ip, 16)?.mbit_per_second();
+    let back = transfer_between(&a.agent, &p.agent, &p.ip, 16)?.mbit_per_second();
+    Ok(format!("round trip {round_trip:.2} ms, 16 MiB each way, {there:.0} and {back:.0} Mbit/s"))
+}

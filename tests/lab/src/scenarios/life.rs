@@ -1,0 +1,84 @@
+//! Causeway's own life: late, replaced, rebooted, shut down, crashed.
+
+use anyhow::{Context, Result};
+
+use super::measure::ping;
+use crate::config::{Door, GuestKind};
+use crate::world::{GATEWAY, READY, World, bring_up};
+
+/// The toolstack waits for a backend for 10 s, so a guest may be created while the
+/// driver domain is still starting.
+pub(super) fn early_guest(world: &mut World) -> Result<String> {
+    world.needs_causeway()?;
+    world.clear()?;
+    let console = world.lab().driver_domain_paused(Door::Firmware)?;
+    let dom0 = world.dom0().clone();
+    let unpause = dom0.start("sleep 4; xl unpause driver-domain", 30)?;
+    world.adopt_driver_domain(console.clone());
+    let a = world.peer("a", GuestKind::Pv)?;
+    unpause.wait()?;
+    console.wait(&["causeway", "ready"], READY)?;
+    let round_trip = ping(&a.agent, GATEWAY, 5)?;
+    Ok(format!("created 4 s before Causeway ran, round trip {round_trip:.2} ms"))
+}
+
+/// A destroyed driver domain takes its vifs with it; its successor has another
+/// domain id, so the toolstack must attach the guests again.
+pub(super) fn restart(world: &mut World) -> Result<String> {
+    let (a, b) = world.pair()?;
+    world.xl("destroy driver-domain", 60)?;
+    world.wait_gone("driver-domain", 30)?;
+    world.forget_driver_domain();
+    world.driver_domain()?;
+    for peer in [&a, &b] {
+        let name = peer.agent.name();
+        world.detach(name, 0)?;
+        world.attach(name, peer.mac, "xenbr0")?;
+        let interface = peer.agent.run("cd /sys/class/net; echo eth*", 10)?;
+        bring_up(&peer.agent, interface.trim(), &peer.ip)?;
+    }
+    let round_trip = ping(&a.agent, &b.ip, 20)?;
+    Ok(format!("detached and attached again, round trip {round_trip:.2} ms"))
+}
+
+pub(super) fn reboot(world: &mut World) -> Result<String> {
+    world.needs_causeway()?;
+    let console = world.driver_domain()?;
+    let mark = console.len();
+    let before = world.xl("domid driver-domain", 20)?;
+    world.xl("reboot driver-domain", 30)?;
+    console
+        .wait_from(mark, READY, |line| line.contains("causeway") && line.contains("ready"))
+        .context("after xl reboot")?;
+    let after = world.xl("domid driver-domain", 20)?;
+    world.clear()?;
+    Ok(format!("domain {before} became {after}"))
+}
+
+pub(super) fn shutdown(world: &mut World) -> Result<String> {
+    world.needs_causeway()?;
+    let (a, _) = world.pair()?;
+    world.xl("shutdown -w driver-domain", 60)?;
+    world.wait_gone("driver-domain", 30)?;
+    world.forget_driver_domain();
+    // The frontend saw its backend close.
+    let down =
+        "until [ \"$(cat /sys/class/net/eth0/carrier 2>/dev/null)\" != 1 ]; do sleep 0.1; done";
+    a.agent.run(down, 30).context("a's vif goes down")?;
+    world.clear()?;
+    Ok("gone, the guests' vifs are down".into())
+}
+
+/// The toolstack's way to ask for a crash.
+pub(super) fn panic(world: &mut World) -> Result<String> {
+    world.needs_causeway()?;
+    world.clear()?;
+    let console = world.driver_domain()?;
+    world.xl("sysrq driver-domain c", 20)?;
+    let line = console.wait(&["panic"], READY)?;
+    let crashed =
+        "until xl list driver-domain | tail -n 1 | grep -q -- '---c-'; do sleep 0.1; done";
+    world.dom0().run(crashed, 30).context("xl shows the crash")?;
+    world.clear()?;
+    Ok(format!("xl shows the crash; the console: {line}"))
+}

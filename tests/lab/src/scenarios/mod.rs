@@ -1,0 +1,64 @@
+//! What is shown on real Xen, each thing by a name.
+
+mod churn;
+mod doors;
+mod guests;
+mod life;
+mod measure;
+mod outside;
+
+use anyhow::Result;
+
+use crate::world::World;
+
+/// One thing to be shown.
+pub struct Scenario {
+    /// How it is called on the command line.
+    pub name: &'static str,
+    /// What it shows.
+    pub about: &'static str,
+    /// Whether it runs when none is named.
+    pub by_default: bool,
+    /// Whether it wants a boot that nothing else ran in, and leaves none behind.
+    pub alone: bool,
+    /// Shows it; returns its figures.
+    pub run: fn(&mut World) -> Result<String>,
+}
+
+const fn scenario(
+    name: &'static str,
+    about: &'static str,
+    run: fn(&mut World) -> Result<String>,
+) -> Scenario {
+    Scenario { name, about, by_default: true, alone: false, run }
+}
+
+/// All of them, in the order they run: those that need little first, those that
+/// end domains last.
+pub const ALL: &[Scenario] = &[
+    scenario("pvh-door", "Causeway starts as a PVH kernel", doors::pvh),
+    scenario("firmware-door", "Causeway starts as firmware and finds its NIC", doors::firmware),
+    scenario("ping", "two guests reach each other", guests::ping),
+    scenario("tcp", "TCP between two guests, each way", guests::tcp),
+    scenario("udp", "UDP between two guests, each way", guests::udp),
+    scenario("hash", "64 MiB between two guests arrive intact, each way", guests::hash),
+    scenario("pktgen", "every packet size in any number of fragments arrives", guests::pktgen),
+    scenario("outside", "a guest reaches the outside through the NIC", outside::guest),
+    scenario("dom0", "dom0 has its network through a vif", outside::dom0),
+    scenario("internal", "an internal network leaks nothing", outside::internal),
+    scenario("reattach", "vifs come and go under traffic, and leave nothing", churn::reattach),
+    scenario("destroy", "guests are destroyed under traffic, and leave nothing", churn::destroy),
+    scenario("early-guest", "a guest is created before Causeway is ready", life::early_guest),
+    scenario("restart", "Causeway is replaced while guests run", life::restart),
+    scenario("reboot", "xl reboot", life::reboot),
+    scenario("shutdown", "xl shutdown", life::shutdown),
+    scenario("panic", "a panic is told and crashes the domain", life::panic),
+    Scenario {
+        alone: true,
+        ..scenario("pvh-guest", "a PVH guest reaches a PV guest", guests::pvh_guest)
+    },
+    Scenario {
+        by_default: false,
+        ..scenario("soak", "1 GiB between two guests arrives intact", guests::soak)
+    },
+];

@@ -1,0 +1,83 @@
+//! What is beyond the guests: the NIC's wire, dom0, and networks without a wire.
+
+use anyhow::{Context, Result, bail};
+
+use super::measure::{ping, transfer};
+use crate::client::Agent;
+use crate::observe::wire::Mac;
+use crate::world::{GATEWAY, World, bring_up};
+
+const MIB: u64 = 16;
+
+/// dom0's vif.
+const DOM0_MAC: Mac = Mac([0x00, 0x16, 0x3E, 0, 1, 0]);
+const DOM0_IP: &str = "10.0.2.100";
+
+pub(super) fn guest(world: &mut World) -> Result<String> {
+    let (a, _) = world.pair()?;
+    reach_outside(&a.agent, &world.outside())
+}
+
+/// Ping, and hashed transfers each way, over the NIC.
+fn reach_outside(from: &Agent, server: &str) -> Result<String> {
+    let round_trip = ping(from, GATEWAY, 20)?;
+    let out = transfer(from, "put", server, MIB)?.mbit_per_second();
+    let back = transfer(from, "get", server, MIB)?.mbit_per_second();
+    Ok(format!(
+        "round trip {round_trip:.2} ms, {MIB} MiB out at {out:.0} Mbit/s, in at {back:.0} Mbit/s"
+    ))
+}
+
+pub(super) fn dom0(world: &mut World) -> Result<String> {
+    let (a, _) = world.pair()?;
+    world.allow_on_the_wire(DOM0_MAC);
+    let dom0 = world.dom0();
+    dom0.run("modprobe xen-netfront", 20)?;
+    world.attach("0", DOM0_MAC, "xenbr0")?;
+    bring_up(dom0, "eth0", DOM0_IP)?;
+    let outside = reach_outside(dom0, &world.outside())?;
+    let round_trip = ping(dom0, &a.ip, 20)?;
+    ping(&a.agent, DOM0_IP, 20)?;
+    world.detach("0", 0)?;
+    dom0.run("while [ -e /sys/class/net/eth0 ]; do sleep 0.1; done", 30)
+        .context("dom0's vif goes away")?;
+    Ok(format!("{outside}; to a guest {round_trip:.2} ms"))
+}
+
+/// Two guests get a second vif each, on a bridge that has no NIC. What they send
+/// there must be seen neither on the wire, which every scenario's check of the
+/// capture sees to, nor on the other network, and the other way round.
+pub(super) fn internal(world: &mut World) -> Result<String> {
+    let (a, b) = world.pair()?;
+    for (n, peer) in [(1, &a), (2, &b)] {
+        let mac = Mac([0x00, 0x16, 0x3E, 0, 2, n]);
+        world.attach(peer.agent.name(), mac, "inside")?;
+        bring_up(&peer.agent, "eth1", &format!("192.168.7.{n}"))?;
+    }
+    let round_trip = ping(&a.agent, "192.168.7.2", 20)?;
+
+    // An address that nobody has is asked for by broadcast.
+    let before = received(&b.agent)?;
+    a.agent.output("ping -c 3 -W 1 192.168.7.99", 20)?;
+    let inside = received(&b.agent)?;
+    a.agent.output("ping -c 3 -W 1 10.0.2.99", 20)?;
+    let outside = received(&b.agent)?;
+    let seen = |from: (u64, u64), to: (u64, u64)| (to.0 - from.0, to.1 - from.1);
+    if seen(before, inside).0 != 0 || seen(before, inside).1 == 0 {
+        bail!("a broadcast inside: b saw {:?} frames on eth0, eth1", seen(before, inside));
+    }
+    if seen(inside, outside).0 == 0 || seen(inside, outside).1 != 0 {
+        bail!("a broadcast on xenbr0: b saw {:?} frames on eth0, eth1", seen(inside, outside));
+    }
+    for peer in [&a, &b] {
+        world.detach(peer.agent.name(), 1)?;
+    }
+    Ok(format!("round trip {round_trip:.2} ms inside, no broadcast crosses"))
+}
+
+/// Frames that a guest got on its two interfaces.
+fn received(agent: &Agent) -> Result<(u64, u64)> {
+    let text = agent.run("cat /sys/class/net/eth[01]/statistics/rx_packets", 10)?;
+    let (first, second) = text.split_once('\n').context("two interfaces")?;
+    Ok((first.trim().parse()?, second.trim().parse()?))
+}
