@@ -281,7 +281,7 @@ pub struct StreamReader {
     left: io::Cursor<Vec<u8>>,
 }
 
-/// Writes to a command's standard input.
+/// Writes to a command's standard input. Dropping it kills the command.
 pub struct StreamWriter {
     agent: Agent,
     id: u32,
@@ -289,8 +289,15 @@ pub struct StreamWriter {
 
 impl StreamWriter {
     /// Ends the command's standard input.
-    pub fn close(self) -> io::Result<()> {
+    pub fn close(&mut self) -> io::Result<()> {
         self.agent.connection.send(Frame::new(Kind::Stdin, self.id, []))
+    }
+}
+
+impl Drop for StreamWriter {
+    fn drop(&mut self) {
+        // It may be gone, or the whole machine.
+        let _ = self.agent.connection.send(Frame::new(Kind::Kill, self.id, []));
     }
 }
 

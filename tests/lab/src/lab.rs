@@ -1,5 +1,7 @@
 //! Xen with dom0 on an emulated machine, and the domains started on it.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -7,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::client::Agent;
+use crate::client::{Agent, StreamWriter};
 use crate::config::{self, DRIVER_DOMAIN, Door, GuestKind};
 use crate::log::Log;
 use crate::machine::{Machine, Nic, Running, WIRE_CAPTURE};
@@ -34,20 +36,12 @@ pub struct Options {
     pub nic: Nic,
     /// Whether the harness is on the wire itself.
     pub wire_peer: bool,
-    /// When the machine is killed, whatever it does.
-    pub limit: Duration,
 }
 
 impl Options {
     /// The usual boot.
     pub fn new(name: &str) -> Options {
-        Options {
-            name: name.into(),
-            causeway: None,
-            nic: Nic::default(),
-            wire_peer: false,
-            limit: Duration::from_secs(1800),
-        }
+        Options { name: name.into(), causeway: None, nic: Nic::default(), wire_peer: false }
     }
 }
 
@@ -55,6 +49,14 @@ impl Options {
 pub struct Lab {
     run: PathBuf,
     machine: Running,
+    followed: RefCell<BTreeMap<String, Followed>>,
+}
+
+/// The console of the newest domain of a name.
+struct Followed {
+    /// Which one it is, from 1.
+    life: u32,
+    _stream: StreamWriter,
 }
 
 impl Lab {
@@ -69,15 +71,21 @@ impl Lab {
             run: &run,
             nic: options.nic,
             wire_peer: options.wire_peer,
-            limit: options.limit,
         };
         let machine = machine.start().with_context(|| format!("see {}", run.display()))?;
-        Ok(Lab { run, machine })
+        // The emulator has it open; the logs stay, this need not.
+        fs::remove_file(&jobs_disk)?;
+        Ok(Lab { run, machine, followed: RefCell::default() })
     }
 
     /// Where the logs of this run are.
     pub fn run_dir(&self) -> &Path {
         &self.run
+    }
+
+    /// From now on the machine has this long to live.
+    pub fn set_limit(&self, limit: Duration) {
+        self.machine.set_limit(limit);
     }
 
     /// dom0.
@@ -111,12 +119,18 @@ impl Lab {
         Ok(console)
     }
 
-    /// Follows what a domain prints on its PV console.
+    /// Follows what a domain of this name prints on its PV console from now on;
+    /// no longer what its predecessor printed.
     fn follow(&self, name: &str) -> Result<Log> {
-        let console = Log::create(&self.run.join(format!("console-{name}.log")))?;
+        let mut followed = self.followed.borrow_mut();
+        let life = followed.remove(name).map_or(1, |previous| previous.life + 1);
+        let console = Log::create(&self.run.join(format!("console-{name}-{life}.log")))?;
+        // The file is one for all domains of a name.
         let file = format!("/var/log/xen/console/guest-{name}.log");
-        let command = format!("touch {file}; exec tail -n +1 -f {file}");
-        let (mut reader, _) = self.dom0().start(&command, u32::MAX)?.into_stream();
+        let command =
+            format!("touch {file}; exec tail -f -c +$(($(stat -c %s {file}) + 1)) {file}");
+        let (mut reader, writer) = self.dom0().start(&command, u32::MAX)?.into_stream();
+        followed.insert(name.into(), Followed { life, _stream: writer });
         let log = console.clone();
         thread::spawn(move || {
             let _ = std::io::copy(&mut reader, &mut AppendTo(&log));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -75,13 +75,11 @@ pub struct Machine<'a> {
     /// Whether a program of the host is on the NIC's wire as well, through the
     /// datagram sockets of [`Machine::wire_sockets`].
     pub wire_peer: bool,
-    /// When the machine is killed, whatever it does.
-    pub limit: Duration,
 }
 
 /// A running machine. Dropping it ends the emulator.
 pub struct Running {
-    _emulator: Guard,
+    emulator: Emulator,
     /// Xen's and dom0's console.
     pub serial: Log,
     /// dom0.
@@ -121,13 +119,11 @@ impl Machine<'_> {
             }
             log.end();
         });
-        let emulator = Arc::new(Mutex::new(emulator));
-        self.limit_life(&emulator, &serial);
-        let guard = Guard(emulator);
+        let emulator = Emulator::limited(emulator, &serial, DOM0_STARTS * 2);
         let dom0 = Agent::connect("dom0", ours.try_clone()?, ours, transcript, DOM0_STARTS)
             .with_context(|| fs::read_to_string(self.run.join("qemu.err")).unwrap_or_default())
             .context("the machine does not start")?;
-        Ok(Running { _emulator: guard, serial, dom0 })
+        Ok(Running { emulator, serial, dom0 })
     }
 
     fn command(&self) -> Command {
@@ -165,7 +161,7 @@ impl Machine<'_> {
         let mut netdev = |options: &str| {
             command.args(["-netdev", options]);
         };
-        netdev("user,id=user");
+        netdev("user,id=user,ipv6=off");
         netdev("hubport,id=hub-user,hubid=0,netdev=user");
         if self.wire_peer {
             let (peer, wire) = self.wire_sockets();
@@ -181,27 +177,51 @@ impl Machine<'_> {
         command.args(["-device", &nic, "-object"]);
         command.arg(format!("filter-dump,id=capture,netdev=nic,file={}", capture.display()));
     }
+}
 
-    /// Kills the emulator when the machine's time is up.
-    fn limit_life(&self, emulator: &Arc<Mutex<Child>>, serial: &Log) {
-        let (emulator, serial, limit) = (emulator.clone(), serial.clone(), self.limit);
-        thread::spawn(move || {
-            if !serial.wait_end(limit) {
-                eprintln!("lab: the machine had {limit:?}; ending it");
-                let _ = emulator.lock().unwrap().kill();
-            }
-        });
+impl Running {
+    /// From now on the machine has this long to live.
+    pub fn set_limit(&self, limit: Duration) {
+        *self.emulator.until.lock().unwrap() = Instant::now() + limit;
     }
 }
 
-/// Ends the emulator when dropped.
-struct Guard(Arc<Mutex<Child>>);
+/// The emulator's process, which ends when its time is up, or when dropped.
+struct Emulator {
+    child: Arc<Mutex<Child>>,
+    until: Arc<Mutex<Instant>>,
+}
 
-impl Drop for Guard {
+impl Emulator {
+    fn limited(child: Child, serial: &Log, limit: Duration) -> Emulator {
+        let emulator = Emulator {
+            child: Arc::new(Mutex::new(child)),
+            until: Arc::new(Mutex::new(Instant::now() + limit)),
+        };
+        let (child, until, serial) =
+            (emulator.child.clone(), emulator.until.clone(), serial.clone());
+        thread::spawn(move || {
+            loop {
+                let left = until.lock().unwrap().saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    eprintln!("lab: the machine's time is up");
+                    let _ = child.lock().unwrap().kill();
+                    return;
+                }
+                if serial.wait_end(left) {
+                    return;
+                }
+            }
+        });
+        emulator
+    }
+}
+
+impl Drop for Emulator {
     fn drop(&mut self) {
-        let mut emulator = self.0.lock().unwrap();
+        let mut child = self.child.lock().unwrap();
         // It may have ended already.
-        let _ = emulator.kill();
-        let _ = emulator.wait();
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }

@@ -8,18 +8,22 @@ use anyhow::{Context, Result, bail};
 use lab::config::Door;
 use lab::lab::{Lab, Options};
 use lab::world::Backend;
-use lab::{places, runner, scenarios, setup, shell};
+use lab::{runner, scenarios, setup, shell};
 
 /// How long a person may use a shell.
 const A_DAY: Duration = Duration::from_secs(24 * 3600);
 
+/// The main job: guests reach each other and the outside.
+const DEMO: &[&str] = &["firmware-door", "ping", "tcp", "udp", "hash", "outside"];
+
 const USAGE: &str = "usage: lab COMMAND
-  setup            make what a boot needs, and cache it
-  list             list the scenarios
-  test [NAME ...]  show what the named scenarios show, or all
-  test --linux ... with a Linux driver domain in Causeway's place
-  shell [ELF]      boot Xen and open a shell in dom0; ELF is there as /lab/causeway
-  up DOOR ELF      boot Xen and start ELF as the driver domain by DOOR (pvh, firmware)";
+  setup                 make what a boot needs, and cache it
+  list                  list the scenarios
+  test ELF [NAME ...]   show on real Xen what the named scenarios show, or all
+  demo ELF              show the main job, briefly
+  shell [ELF]           boot Xen and open a shell in dom0; ELF is there as /lab/causeway
+  up DOOR ELF           boot Xen and start ELF as the driver domain by DOOR (pvh, firmware)
+With `linux` for ELF, test runs a Linux driver domain in Causeway's place.";
 
 fn main() -> ExitCode {
     match run(&std::env::args().skip(1).collect::<Vec<_>>()) {
@@ -45,8 +49,9 @@ fn run(args: &[String]) -> Result<()> {
             }
             Ok(())
         }
-        ["test", "--linux", names @ ..] => runner::run(&runner::select(names)?, &Backend::Linux),
-        ["test", names @ ..] => runner::run(&runner::select(names)?, &causeway()?),
+        ["test", "linux", names @ ..] => runner::run(&runner::select(names)?, &Backend::Linux),
+        ["test", elf, names @ ..] => runner::run(&runner::select(names)?, &causeway(elf)?),
+        ["demo", elf] => runner::run(&runner::select(DEMO)?, &causeway(elf)?),
         ["shell"] => open_shell(None),
         ["shell", elf] => open_shell(Some(elf.into())),
         ["up", "pvh", elf] => up(Door::Pvh, Path::new(elf)),
@@ -55,20 +60,18 @@ fn run(args: &[String]) -> Result<()> {
     }
 }
 
-/// Causeway as `make build` leaves it, or the ELF that `CAUSEWAY` names.
-fn causeway() -> Result<Backend> {
-    let built = places::checkout().join("target/causeway");
-    let elf = std::env::var_os("CAUSEWAY").map_or(built, PathBuf::from);
-    if !elf.is_file() {
-        bail!("{} is not there; `make build` makes it", elf.display());
+fn causeway(elf: &str) -> Result<Backend> {
+    if !Path::new(elf).is_file() {
+        bail!("{elf} is not there; `make build` makes it");
     }
-    Ok(Backend::Causeway(elf))
+    Ok(Backend::Causeway(elf.into()))
 }
 
 /// The logs stay in the run's directory.
 fn open_shell(causeway: Option<PathBuf>) -> Result<()> {
-    let options = Options { causeway, limit: A_DAY, ..Options::new("shell") };
+    let options = Options { causeway, ..Options::new("shell") };
     let lab = Lab::boot(&options)?;
+    lab.set_limit(A_DAY);
     eprintln!("lab: Xen is up, logs in {}", lab.run_dir().display());
     shell::run(lab.dom0())
 }

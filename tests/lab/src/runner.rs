@@ -91,6 +91,7 @@ fn attempt(scenario: &Scenario, backend: &Backend, world: &mut Option<World>) ->
         Some(world) => world,
         None => world.insert(World::boot(scenario.name, backend)?),
     };
+    world.lab().set_limit(scenario.limit);
     let figures = (scenario.run)(world)?;
     let frames = world.check_invariants()?;
     Ok(if frames > 0 { format!("{figures}; {frames} right frames on the wire") } else { figures })

@@ -26,20 +26,22 @@ pub fn run(agent: &Agent) -> Result<()> {
     };
     let (mut reader, mut writer) = agent.start(&command, u32::MAX)?.into_stream();
     let raw = terminal.then(RawTerminal::enter).transpose()?;
-    thread::spawn(move || {
+    // At the end of a script the shell still has something to do: the writer, which
+    // would kill it when dropped, stays with the thread's handle.
+    let _input = thread::spawn(move || {
         let _ = io::copy(&mut io::stdin(), &mut writer);
-        writer.close()
+        let _ = writer.close();
+        writer
     });
-    let mut output = io::stdout();
-    io::copy(&mut reader, &mut Unbuffered(&mut output))?;
+    io::copy(&mut reader, &mut Unbuffered(io::stdout()))?;
     drop(raw);
     Ok(())
 }
 
 /// A prompt ends without a newline and must be seen all the same.
-struct Unbuffered<'a>(&'a mut io::Stdout);
+struct Unbuffered(io::Stdout);
 
-impl Write for Unbuffered<'_> {
+impl Write for Unbuffered {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.0.write(bytes)?;
         self.0.flush()?;

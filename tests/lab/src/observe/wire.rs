@@ -36,9 +36,16 @@ impl fmt::Debug for Mac {
 }
 
 /// One frame of a capture.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Frame {
     bytes: Vec<u8>,
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes ", self.bytes.len())?;
+        self.bytes.iter().take(100).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
 }
 
 impl Frame {

@@ -10,7 +10,7 @@ use crate::client::Running;
 use crate::config::GuestKind;
 use crate::observe::snapshot::Snapshot;
 use crate::observe::wire::Mac;
-use crate::world::{Peer, World, bring_up};
+use crate::world::{Peer, World, bring_up, gone};
 
 const TIMES: u32 = 20;
 
@@ -34,7 +34,7 @@ pub(super) fn reattach(world: &mut World) -> Result<String> {
         let mut traffic = c.agent.start("exec ping -A -s 1400 192.168.8.2", 120)?;
         traffic.wait_line("seq=5")?;
         world.detach("c", 1)?;
-        c.agent.run("while [ -e /sys/class/net/eth1 ]; do sleep 0.1; done", 30)?;
+        gone(&c.agent, "eth1")?;
     }
     b.agent.run("ip addr del 192.168.8.2/24 dev eth0", 10)?;
     let stream = stream.end()?;

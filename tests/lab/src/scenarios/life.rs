@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 
 use super::measure::ping;
 use crate::config::{Door, GuestKind};
-use crate::world::{GATEWAY, READY, World, bring_up};
+use crate::world::{GATEWAY, READY, World, bring_up, gone};
 
 /// The toolstack waits for a backend for 10 s, so a guest may be created while the
 /// driver domain is still starting.
@@ -33,9 +33,9 @@ pub(super) fn restart(world: &mut World) -> Result<String> {
     for peer in [&a, &b] {
         let name = peer.agent.name();
         world.detach(name, 0)?;
+        gone(&peer.agent, "eth0")?;
         world.attach(name, peer.mac, "xenbr0")?;
-        let interface = peer.agent.run("cd /sys/class/net; echo eth*", 10)?;
-        bring_up(&peer.agent, interface.trim(), &peer.ip)?;
+        bring_up(&peer.agent, "eth0", &peer.ip)?;
     }
     let round_trip = ping(&a.agent, &b.ip, 20)?;
     Ok(format!("detached and attached again, round trip {round_trip:.2} ms"))

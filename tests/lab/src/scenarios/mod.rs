@@ -7,6 +7,8 @@ mod life;
 mod measure;
 mod outside;
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use crate::world::World;
@@ -19,18 +21,23 @@ pub struct Scenario {
     pub about: &'static str,
     /// Whether it runs when none is named.
     pub by_default: bool,
+    /// How long it may take on a slow and busy machine, its boot included.
+    pub limit: Duration,
     /// Whether it wants a boot that nothing else ran in, and leaves none behind.
     pub alone: bool,
     /// Shows it; returns its figures.
     pub run: fn(&mut World) -> Result<String>,
 }
 
+const USUAL_LIMIT: Duration = Duration::from_secs(900);
+const LONG_LIMIT: Duration = Duration::from_secs(3600);
+
 const fn scenario(
     name: &'static str,
     about: &'static str,
     run: fn(&mut World) -> Result<String>,
 ) -> Scenario {
-    Scenario { name, about, by_default: true, alone: false, run }
+    Scenario { name, about, by_default: true, limit: USUAL_LIMIT, alone: false, run }
 }
 
 /// All of them, in the order they run: those that need little first, those that
@@ -46,8 +53,14 @@ pub const ALL: &[Scenario] = &[
     scenario("outside", "a guest reaches the outside through the NIC", outside::guest),
     scenario("dom0", "dom0 has its network through a vif", outside::dom0),
     scenario("internal", "an internal network leaks nothing", outside::internal),
-    scenario("reattach", "vifs come and go under traffic, and leave nothing", churn::reattach),
-    scenario("destroy", "guests are destroyed under traffic, and leave nothing", churn::destroy),
+    Scenario {
+        limit: LONG_LIMIT,
+        ..scenario("reattach", "vifs come and go under traffic, nothing is left", churn::reattach)
+    },
+    Scenario {
+        limit: LONG_LIMIT,
+        ..scenario("destroy", "guests die under traffic, nothing is left", churn::destroy)
+    },
     scenario("early-guest", "a guest is created before Causeway is ready", life::early_guest),
     scenario("restart", "Causeway is replaced while guests run", life::restart),
     scenario("reboot", "xl reboot", life::reboot),
@@ -59,6 +72,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         by_default: false,
+        limit: LONG_LIMIT,
         ..scenario("soak", "1 GiB between two guests arrives intact", guests::soak)
     },
 ];

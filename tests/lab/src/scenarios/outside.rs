@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use super::measure::{ping, transfer};
 use crate::client::Agent;
 use crate::observe::wire::Mac;
-use crate::world::{GATEWAY, World, bring_up};
+use crate::world::{GATEWAY, World, bring_up, gone};
 
 const MIB: u64 = 16;
 
@@ -39,8 +39,7 @@ pub(super) fn dom0(world: &mut World) -> Result<String> {
     let round_trip = ping(dom0, &a.ip, 20)?;
     ping(&a.agent, DOM0_IP, 20)?;
     world.detach("0", 0)?;
-    dom0.run("while [ -e /sys/class/net/eth0 ]; do sleep 0.1; done", 30)
-        .context("dom0's vif goes away")?;
+    gone(dom0, "eth0")?;
     Ok(format!("{outside}; to a guest {round_trip:.2} ms"))
 }
 
@@ -56,18 +55,17 @@ pub(super) fn internal(world: &mut World) -> Result<String> {
     }
     let round_trip = ping(&a.agent, "192.168.7.2", 20)?;
 
-    // An address that nobody has is asked for by broadcast.
-    let before = received(&b.agent)?;
-    a.agent.output("ping -c 3 -W 1 192.168.7.99", 20)?;
-    let inside = received(&b.agent)?;
-    a.agent.output("ping -c 3 -W 1 10.0.2.99", 20)?;
-    let outside = received(&b.agent)?;
-    let seen = |from: (u64, u64), to: (u64, u64)| (to.0 - from.0, to.1 - from.1);
-    if seen(before, inside).0 != 0 || seen(before, inside).1 == 0 {
-        bail!("a broadcast inside: b saw {:?} frames on eth0, eth1", seen(before, inside));
-    }
-    if seen(inside, outside).0 == 0 || seen(inside, outside).1 != 0 {
-        bail!("a broadcast on xenbr0: b saw {:?} frames on eth0, eth1", seen(inside, outside));
+    // Some frames are the guests' own business; a leak would be as many as are sent.
+    const BROADCASTS: u64 = 50;
+    for (network, inside) in [("192.168.7.255", true), ("10.0.2.255", false)] {
+        let before = received(&b.agent)?;
+        a.agent.output(&format!("ping -c {BROADCASTS} -i 0.05 {network}"), 30)?;
+        let after = received(&b.agent)?;
+        let (eth0, eth1) = (after.0 - before.0, after.1 - before.1);
+        let (right, wrong) = if inside { (eth1, eth0) } else { (eth0, eth1) };
+        if right < BROADCASTS || wrong > BROADCASTS / 2 {
+            bail!("{BROADCASTS} broadcasts to {network}: b saw {eth0} on eth0, {eth1} on eth1");
+        }
     }
     for peer in [&a, &b] {
         world.detach(peer.agent.name(), 1)?;
