@@ -75,6 +75,9 @@ impl Control {
         let Some(asked) = self.shutdown.asked() else {
             return Outlook { deadline, shutdown: None };
         };
+        if asked == Shutdown::Crash {
+            return Outlook { deadline, shutdown: Some(asked) };
+        }
         let since = match self.stopping_since {
             Some(since) => since,
             None => {
@@ -220,6 +223,18 @@ mod tests {
             // One that is not done does not hinder one that is.
             assert!(world.ask("reboot").is_some());
         }
+    }
+
+    /// A crash happens at once, as any other would, and nothing else is a wish there.
+    #[test]
+    fn crashes_when_asked() {
+        let mut world = World::new();
+        world.connect(true);
+        world.xenstored.act(DomainId::ZERO).write("/local/domain/5/control/sysrq", "s").unwrap();
+        assert_eq!(world.run(), None);
+        world.xenstored.act(DomainId::ZERO).write("/local/domain/5/control/sysrq", "c").unwrap();
+        assert_eq!(world.run(), Some(Shutdown::Crash));
+        assert_eq!(world.own("backend/vif/10/0/state").as_deref(), Ok("4"));
     }
 
     /// A wish that was there before us, and one that replaces another.

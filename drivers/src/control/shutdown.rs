@@ -1,4 +1,5 @@
-//! The toolstack's wishes for the domain itself: `control/shutdown` (H-15).
+//! The toolstack's wishes for the domain itself: `control/shutdown` (H-15), and of
+//! `control/sysrq` the one that asks for a crash.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -8,8 +9,8 @@ use xen::Instant;
 use xen::hypercall::Shutdown;
 use xen::store::{Busy, Error, Event, Reply, RequestId, Store, Transaction};
 
-const NODE: &str = "control/shutdown";
-const TOKEN: &str = "shutdown";
+/// Where the toolstack asks. A node's watch has its path as the token.
+const NODES: [&str; 2] = ["control/shutdown", "control/sysrq"];
 /// What tells the toolstack that it may ask; it made the nodes for us.
 const FEATURES: [&str; 2] = ["control/feature-poweroff", "control/feature-reboot"];
 
@@ -19,8 +20,8 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Announces what can be asked, and reads and acknowledges what is asked.
 pub(super) struct ShutdownWatch {
     task: Task,
-    /// The node may hold something new.
-    marked: bool,
+    /// A node may hold something new.
+    marked: [bool; NODES.len()],
     /// The task is to be tried again then.
     retry: Option<Instant>,
     asked: Option<Shutdown>,
@@ -30,15 +31,15 @@ enum Task {
     /// There is no connection, or nothing to do.
     Rest,
     Announce(usize, Option<RequestId>),
-    Watch(Option<RequestId>),
-    Read(Option<RequestId>),
+    Watch(usize, Option<RequestId>),
+    Read(usize, Option<RequestId>),
     /// Tell the toolstack that it was heard: empty the node, if it still holds this.
-    Acknowledge(Vec<u8>, Option<RequestId>),
+    Acknowledge(usize, Vec<u8>, Option<RequestId>),
 }
 
 impl ShutdownWatch {
     pub(super) fn new() -> Self {
-        Self { task: Task::Rest, marked: false, retry: None, asked: None }
+        Self { task: Task::Rest, marked: [false; NODES.len()], retry: None, asked: None }
     }
 
     /// What was asked for, once it is acknowledged.
@@ -55,7 +56,11 @@ impl ShutdownWatch {
         match event {
             Event::Ready => self.task = Task::Announce(0, None),
             Event::Lost(_) => self.task = Task::Rest,
-            Event::Watch { token, .. } if token == TOKEN => self.marked = true,
+            Event::Watch { token, .. } => {
+                if let Some(place) = NODES.iter().position(|node| node == token) {
+                    self.marked[place] = true;
+                }
+            }
             Event::Reply { id, result } if self.pending() == Some(*id) => self.answer(result, now),
             _ => {}
         }
@@ -67,9 +72,11 @@ impl ShutdownWatch {
             return;
         }
         self.retry = None;
-        if self.marked && matches!(self.task, Task::Rest) {
-            self.marked = false;
-            self.task = Task::Read(None);
+        if matches!(self.task, Task::Rest)
+            && let Some(place) = self.marked.iter().position(|marked| *marked)
+        {
+            self.marked[place] = false;
+            self.task = Task::Read(place, None);
         }
         // Busy: an event follows, and with it the next try.
         let _ = self.ask(store);
@@ -78,10 +85,13 @@ impl ShutdownWatch {
     fn ask(&mut self, store: &mut Store) -> Result<(), Busy> {
         match &mut self.task {
             Task::Announce(place, id @ None) => *id = Some(store.write(FEATURES[*place], b"1")?),
-            Task::Watch(id @ None) => *id = Some(store.watch(NODE, TOKEN)?),
-            Task::Read(id @ None) => *id = Some(store.read(NODE)?),
-            Task::Acknowledge(value, id @ None) => {
-                let empty = Transaction::new().expect(NODE, value).write(NODE, b"");
+            Task::Watch(place, id @ None) => {
+                *id = Some(store.watch(NODES[*place], NODES[*place])?);
+            }
+            Task::Read(place, id @ None) => *id = Some(store.read(NODES[*place])?),
+            Task::Acknowledge(place, value, id @ None) => {
+                let node = NODES[*place];
+                let empty = Transaction::new().expect(node, value).write(node, b"");
                 *id = Some(store.transaction(empty)?);
             }
             _ => {}
@@ -92,9 +102,10 @@ impl ShutdownWatch {
     fn pending(&self) -> Option<RequestId> {
         match &self.task {
             Task::Rest => None,
-            Task::Announce(_, id) | Task::Watch(id) | Task::Read(id) | Task::Acknowledge(_, id) => {
-                *id
-            }
+            Task::Announce(_, id)
+            | Task::Watch(_, id)
+            | Task::Read(_, id)
+            | Task::Acknowledge(_, _, id) => *id,
         }
     }
 
@@ -107,41 +118,44 @@ impl ShutdownWatch {
                 if place + 1 < FEATURES.len() {
                     Task::Announce(place + 1, None)
                 } else {
-                    Task::Watch(None)
+                    Task::Watch(0, None)
                 }
             }
-            (Task::Watch(_), Err(error)) if *error != Error::Exists => {
-                log::error!("{NODE} cannot be watched: {error}");
+            (Task::Watch(place, _), Err(error)) if *error != Error::Exists => {
+                log::error!("{} cannot be watched: {error}", NODES[place]);
                 self.retry = Some(now + RETRY_DELAY);
-                Task::Watch(None)
+                Task::Watch(place, None)
             }
-            (Task::Read(_), Ok(Reply::Value(value))) if !value.is_empty() => {
-                Task::Acknowledge(value.clone(), None)
+            (Task::Watch(place, _), _) if place + 1 < NODES.len() => Task::Watch(place + 1, None),
+            (Task::Read(place, _), Ok(Reply::Value(value))) if !value.is_empty() => {
+                Task::Acknowledge(place, value.clone(), None)
             }
-            (Task::Read(_), Err(error)) if !error.is_absence() => {
+            (Task::Read(place, _), Err(error)) if !error.is_absence() => {
                 self.retry = Some(now + RETRY_DELAY);
-                Task::Read(None)
+                Task::Read(place, None)
             }
             // It holds something else by now, of which the watch tells.
             (Task::Acknowledge(..), Err(Error::Guard)) => Task::Rest,
-            (Task::Acknowledge(value, _), result) => {
+            (Task::Acknowledge(place, value, _), result) => {
+                let node = NODES[place];
                 if let Err(error) = result {
-                    log::warn!("{NODE} cannot be acknowledged: {error}");
+                    log::warn!("{node} cannot be acknowledged: {error}");
                 }
-                self.obey(&value);
+                self.obey(node, &value);
                 Task::Rest
             }
             _ => Task::Rest,
         };
     }
 
-    fn obey(&mut self, value: &[u8]) {
-        match value {
-            b"poweroff" | b"halt" => self.asked = Some(Shutdown::PowerOff),
-            b"reboot" => self.asked = Some(Shutdown::Reboot),
-            other => {
+    fn obey(&mut self, node: &str, value: &[u8]) {
+        match (node, value) {
+            ("control/shutdown", b"poweroff" | b"halt") => self.asked = Some(Shutdown::PowerOff),
+            ("control/shutdown", b"reboot") => self.asked = Some(Shutdown::Reboot),
+            ("control/sysrq", b"c") => self.asked = Some(Shutdown::Crash),
+            (node, other) => {
                 let other: String = other.escape_ascii().take(32).map(char::from).collect();
-                log::warn!("{NODE}: {other} is not done here");
+                log::warn!("{node}: {other} is not done here");
             }
         }
     }
