@@ -13,9 +13,6 @@ use lab::{runner, scenarios, setup, shell};
 /// How long a person may use a shell.
 const A_DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// The main job: guests reach each other and the outside.
-const DEMO: &[&str] = &["firmware-door", "ping", "tcp", "udp", "hash", "outside"];
-
 const USAGE: &str = "usage: lab COMMAND
   setup                 make what a boot needs, and cache it
   list                  list the scenarios
@@ -51,7 +48,7 @@ fn run(args: &[String]) -> Result<()> {
         }
         ["test", "linux", names @ ..] => runner::run(&runner::select(names)?, &Backend::Linux),
         ["test", elf, names @ ..] => runner::run(&runner::select(names)?, &causeway(elf)?),
-        ["demo", elf] => runner::run(&runner::select(DEMO)?, &causeway(elf)?),
+        ["demo", elf] => runner::run(&[&scenarios::DEMO], &causeway(elf)?),
         ["shell"] => open_shell(None),
         ["shell", elf] => open_shell(Some(elf.into())),
         ["up", "pvh", elf] => up(Door::Pvh, Path::new(elf)),

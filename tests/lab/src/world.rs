@@ -82,6 +82,11 @@ impl World {
         &self.lab
     }
 
+    /// Who serves the guests' vifs.
+    pub fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
     /// dom0.
     pub fn dom0(&self) -> &Agent {
         self.lab.dom0()

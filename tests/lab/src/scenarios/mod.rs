@@ -1,6 +1,7 @@
 //! What is shown on real Xen, each thing by a name.
 
 mod churn;
+mod demo;
 mod doors;
 mod guests;
 mod life;
@@ -12,6 +13,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::world::World;
+
+pub use demo::DEMO;
 
 /// One thing to be shown.
 pub struct Scenario {
