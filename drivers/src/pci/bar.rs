@@ -1,7 +1,7 @@
 //! Base address registers: what the NIC decodes, and where.
 //!
 //! Through the firmware door nobody has assigned them and they read the host's
-//! addresses (DESIGN.md, "Booting"). A BAR over RAM replaces that RAM, so they
+//! addresses (ARCHITECTURE.md, "Booting"). A BAR over RAM replaces that RAM, so they
 //! change only while the function decodes nothing.
 
 use core::fmt;

@@ -19,7 +19,7 @@ const SETTLE: Duration = Duration::from_micros(2);
 /// How long a reset may take. The datasheet gives no time; a few milliseconds are
 /// usual, most of them for reading the NVM.
 const RESET: Duration = Duration::from_millis(200);
-/// How long transactions may be pending after bus mastering went off (DESIGN.md,
+/// How long transactions may be pending after bus mastering went off (ARCHITECTURE.md,
 /// the reset ladder).
 const ABANDON: Duration = Duration::from_millis(100);
 /// The least time between two interrupts for the queues, in EITR's 256 ns: 50 µs.
@@ -35,7 +35,8 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
         self.link = Link::Down;
         self.interrupts = Interrupts::Missing;
         self.armed = 0;
-        // DESIGN.md's order: bus mastering off, with Interrupt Disable.
+        // The order behind xen-pt (ARCHITECTURE.md): bus mastering off, with Interrupt
+        // Disable.
         if !self.function.change_command(Command::empty(), Command::BUS_MASTER) {
             let gone = self.function.command() == Command::all();
             return self.abandon(if gone { Fault::Gone } else { Fault::Command }, now);
@@ -219,7 +220,7 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
         self.state = State::Abandoning(now, fault);
     }
 
-    /// The ladder's last rung (DESIGN.md): sent packets go back once the bus is
+    /// The ladder's last rung (ARCHITECTURE.md): sent packets go back once the bus is
     /// quiet, or regardless. Receive buffers stay until a reset succeeds.
     pub(super) fn give_up(
         &mut self,

@@ -1,7 +1,7 @@
 //! The Intel 82574 (and QEMU's `e1000e`). Section numbers are those of its
 //! datasheet, revision 3.4.
 //!
-//! Bringing it up follows 4.6 in the order that xen-pt wants (DESIGN.md, "The NIC
+//! Bringing it up follows 4.6 in the order that xen-pt wants (ARCHITECTURE.md, "The NIC
 //! behind xen-pt"), and is the same at boot and after a fault:
 //!
 //! ```text
