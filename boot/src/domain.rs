@@ -95,6 +95,7 @@ impl Domain {
             match next {
                 Next::Again => {}
                 Next::Sleep(deadline) => self.sleep_until(deadline),
+                Next::End(Shutdown::Crash) => panic!("the toolstack asked for a crash"),
                 Next::End(reason) => self.end(reason),
             }
         }
