@@ -20,6 +20,9 @@ use xen::{Errno, PAGE_SIZE, SharedPage};
 
 use crate::start_info::StartInfo;
 
+/// Cycles that a read of cached memory never takes, and one of uncached memory
+/// always does.
+const UNCACHED_READ: u64 = 100;
 /// Bytes of heap.
 const HEAP: usize = 4 << 20;
 
@@ -132,6 +135,11 @@ pub fn bring_up(start_info: u32, entered: u64) -> Result<Platform, Error> {
     hypercall("upcall vector", hypercall::set_upcall_vector(interrupts::UPCALL_VECTOR))?;
     // SAFETY: the shared information page, mapped for good.
     events::start(unsafe { Upcalls::new(shared_info) });
+    let cycles = cpu::memory_read_cycles();
+    if cycles > UNCACHED_READ {
+        log::warn!("a memory read takes {cycles} cycles: memory looks uncached");
+    }
+
     let timer = hypercall("timer", hypercall::bind_timer())?;
     let ports = Ports { console, store, timer };
     for port in [console, store, timer] {
