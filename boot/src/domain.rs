@@ -8,7 +8,7 @@ use drivers::nic::{Cause, Nic, Status};
 use drivers::report::Report;
 use drivers::turn::{Next, turn};
 use kernel::arch::cpu;
-use kernel::memory::{Buffers, DmaPages, Ram};
+use kernel::memory::{Buffers, DmaPages, Ram, heap};
 use kernel::switch::{BridgeName, Switches};
 use kernel::{Limits, Pools, console, events, switch};
 use xen::event::EventPort;
@@ -117,7 +117,9 @@ impl Domain {
         let mut line = [0; 64];
         let len = console::read(&mut line);
         if line[..len].iter().any(|byte| matches!(byte, b'\r' | b'\n')) {
-            console::print(format_args!("{}", Report(&self.network)));
+            let (used, size) = heap::usage();
+            let report = Report(&self.network);
+            console::print(format_args!("{report}heap: {used} of {size} bytes\n"));
         }
     }
 

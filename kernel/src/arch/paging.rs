@@ -13,7 +13,7 @@ const PRESENT_WRITABLE: u64 = 0x3;
 const PAGE_SIZE_BIT: u64 = 1 << 7;
 
 /// The end of what is mapped.
-pub const MAPPED_END: u64 = 4 << 30;
+const MAPPED_END: u64 = 4 << 30;
 
 unsafe extern "C" {
     /// The 2048 entries of 2 MiB each, made by the entry code.

@@ -51,7 +51,7 @@ pub fn detect() -> Option<(u16, u16)> {
 
 /// The first of Xen's CPUID leaves. They can begin at any multiple of 0x100 (where
 /// other hypervisors' leaves come before).
-pub fn cpuid_base() -> Option<u32> {
+fn cpuid_base() -> Option<u32> {
     (XEN_CPUID_FIRST_LEAF..XEN_CPUID_FIRST_LEAF + 0x10000).step_by(0x100).find(|&leaf| {
         let signature = __cpuid(leaf);
         (signature.ebx, signature.ecx, signature.edx)
