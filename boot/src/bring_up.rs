@@ -7,6 +7,7 @@ use core::ops::Range;
 use core::ptr::{self, NonNull};
 
 use kernel::arch::{apic, cpu, interrupts};
+use kernel::command_line::CommandLine;
 use kernel::memory::{Layout, LayoutError, Ram, Window, heap};
 use kernel::{console, events};
 use xen::bindings::{
@@ -18,6 +19,7 @@ use xen::hypercall::{self, MemoryRange, Xen};
 use xen::time::Clock;
 use xen::{Errno, PAGE_SIZE, SharedPage};
 
+use crate::config;
 use crate::start_info::StartInfo;
 
 /// Cycles that a read of cached memory never takes, and one of uncached memory
@@ -45,6 +47,8 @@ pub struct Platform {
     pub store: SharedPage,
     /// The event of each source there is from the start.
     pub ports: Ports,
+    /// What `extra=` says.
+    pub command_line: CommandLine,
     /// The local APIC's number.
     pub lapic: u32,
     /// Ranges of addresses that no device may be put over.
@@ -102,6 +106,10 @@ pub fn bring_up(start_info: u32, entered: u64) -> Result<Platform, Error> {
     let start_info = StartInfo::read(start_info).ok_or(Error::NoStartInfo)?;
     let mut map = [MemoryRange::default(); 64];
     let ranges = hypercall("memory map", hypercall::memory_map(&mut map))?;
+    // SAFETY: from the start info; nothing was allocated yet.
+    let command_line = unsafe { config::of_start_info(start_info.command_line) }
+        .or_else(config::of_device_model)
+        .unwrap_or(CommandLine::EMPTY);
     let used = start_info.end.max(&raw const image_end as u64);
     let layout = Layout::new(&map[..ranges], used).map_err(Error::Layout)?;
 
@@ -152,6 +160,7 @@ pub fn bring_up(start_info: u32, entered: u64) -> Result<Platform, Error> {
         window,
         store: store_page,
         ports,
+        command_line,
         lapic,
         reserved,
         memory: layout.ram_end,

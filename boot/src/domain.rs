@@ -19,8 +19,8 @@ use xen::{Hypervisor, Instant};
 use crate::bring_up::{Platform, Ports};
 use crate::nic::{self, Driver};
 
-/// The bridge that the NIC is the uplink of.
-const UPLINK_BRIDGE: &str = "xenbr0";
+/// The bridge that the NIC is the uplink of, unless `uplink=` names another.
+const UPLINK: &str = "xenbr0";
 /// Pages for devices' descriptor rings.
 const DMA_PAGES: usize = 8;
 /// How large the switches are. An address table of 4096 entries takes 64 KiB.
@@ -57,10 +57,14 @@ impl Domain {
         let switches = Switches::new(SWITCHES, [cpu::random(), cpu::random()]);
         let mut network = Network::new(xen, pools, window, switches);
         if let Some(nic) = nic::find(&reserved, lapic, &mut pages) {
-            let bridge = UPLINK_BRIDGE.parse::<BridgeName>();
-            let bridge = bridge.unwrap_or_else(|error| panic!("{UPLINK_BRIDGE}: {error}"));
-            if let Err(error) = network.set_uplink(nic, &bridge, now) {
-                log::error!("{UPLINK_BRIDGE}: {error}");
+            let bridge = platform.command_line.value("uplink").unwrap_or(UPLINK);
+            match bridge.parse::<BridgeName>() {
+                Ok(name) => {
+                    if let Err(error) = network.set_uplink(nic, &name, now) {
+                        log::error!("{bridge}: {error}");
+                    }
+                }
+                Err(error) => log::error!("uplink={bridge}: {error}"),
             }
         }
         Self {

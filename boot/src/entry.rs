@@ -19,6 +19,22 @@ global_asm!(
     .asciz "Xen"
     .quad entry32
 
+    // The multiboot header (Multiboot specification 0.6.96, 3.1), with addresses
+    // since the device model takes no 64-bit ELF without them. It lets `kernel=`
+    // stand beside `firmware=`, so that the device model keeps `extra=` for us.
+    .section .multiboot, "a", @progbits
+    .align 4
+    .global multiboot_header
+multiboot_header:
+    .long 0x1BADB002
+    .long 0x00010000
+    .long -(0x1BADB002 + 0x00010000)
+    .long multiboot_header
+    .long image_start
+    .long bss_start
+    .long image_end
+    .long entry32
+
     .section .text.entry, "ax", @progbits
     .code32
     .global entry32

@@ -6,6 +6,7 @@
 extern crate alloc;
 
 mod bring_up;
+mod config;
 mod domain;
 mod entry;
 mod nic;

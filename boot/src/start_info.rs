@@ -3,12 +3,10 @@
 use core::mem::size_of;
 use core::ptr;
 
+use kernel::command_line::LONGEST;
 use xen::bindings::{
     XEN_HVM_START_MAGIC_VALUE, hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
 };
-
-/// The longest command line that is looked at, in bytes.
-const COMMAND_LINE: u64 = 4096;
 
 /// The start info, and how far it and all it points at reach. It lies just above
 /// the image in memory that no map marks as reserved, so this is where free memory
@@ -16,6 +14,8 @@ const COMMAND_LINE: u64 = 4096;
 pub struct StartInfo {
     /// The first address above all of it.
     pub end: u64,
+    /// Where the command line is; zero if there is none.
+    pub command_line: u64,
 }
 
 impl StartInfo {
@@ -35,7 +35,7 @@ impl StartInfo {
                 end = end.max(start.saturating_add(size));
             }
         };
-        reach(info.cmdline_paddr, COMMAND_LINE);
+        reach(info.cmdline_paddr, LONGEST as u64);
         let modules = u64::from(info.nr_modules);
         reach(info.modlist_paddr, modules * size_of::<hvm_modlist_entry>() as u64);
         if info.version >= 1 {
@@ -47,9 +47,9 @@ impl StartInfo {
             // SAFETY: the builder's list, in identity-mapped memory.
             let module: hvm_modlist_entry = unsafe { read(at) };
             reach(module.paddr, module.size);
-            reach(module.cmdline_paddr, COMMAND_LINE);
+            reach(module.cmdline_paddr, LONGEST as u64);
         }
-        Some(Self { end })
+        Some(Self { end, command_line: info.cmdline_paddr })
     }
 }
 

@@ -11,6 +11,7 @@ extern crate alloc;
 #[cfg(target_os = "none")]
 #[allow(unsafe_code)]
 pub mod arch;
+pub mod command_line;
 #[cfg(target_os = "none")]
 pub mod console;
 pub mod events;

@@ -1,7 +1,7 @@
 //! Page tables: the identity map of the first 4 GiB that the entry code made, and
 //! the few changes to it.
 
-use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use x86_64::registers::control::Cr3;
 
@@ -10,28 +10,27 @@ const HUGE_PAGE: u64 = 2 << 20;
 /// disable select type 3 of the PAT's reset value, uncached.
 const UNCACHED: u64 = 1 << 3 | 1 << 4;
 const PRESENT_WRITABLE: u64 = 0x3;
-const PAGE_SIZE_BIT: u64 = 1 << 7;
 
 /// The end of what is mapped.
 const MAPPED_END: u64 = 4 << 30;
 
+// The processor reads the tables while we write them: their entries are atomics.
 unsafe extern "C" {
     /// The 2048 entries of 2 MiB each, made by the entry code.
-    static mut page_directories: [u64; 2048];
+    safe static page_directories: [AtomicU64; 2048];
 }
 
 /// Splits the one huge page that devices and RAM share.
 #[repr(align(4096))]
-struct Table([u64; 512]);
+struct Table([AtomicU64; 512]);
 
-static mut APIC_TABLE: Table = Table([0; 512]);
+static APIC_TABLE: Table = Table([const { AtomicU64::new(0) }; 512]);
 
 /// Makes a range of whole 2 MiB pages uncached: device memory.
 pub fn set_uncached(start: u64, end: u64) {
-    for index in start / HUGE_PAGE..end.div_ceil(HUGE_PAGE).min(MAPPED_END / HUGE_PAGE) {
-        // SAFETY: the index is inside the table, which only this module writes;
-        // its memory type is all that changes.
-        unsafe { *(&raw mut page_directories).cast::<u64>().add(index as usize) |= UNCACHED };
+    let pages = start / HUGE_PAGE..end.div_ceil(HUGE_PAGE).min(MAPPED_END / HUGE_PAGE);
+    for index in pages {
+        page_directories[index as usize].fetch_or(UNCACHED, Ordering::Relaxed);
     }
     flush();
 }
@@ -40,19 +39,13 @@ pub fn set_uncached(start: u64, end: u64) {
 /// elsewhere. There is room for one such page: the local APIC's.
 pub fn set_uncached_page(address: u64) {
     let huge = address / HUGE_PAGE;
-    let table = &raw mut APIC_TABLE;
-    for index in 0..512 {
-        let page = huge * HUGE_PAGE + index * 4096;
+    for (page, entry) in (huge * HUGE_PAGE..).step_by(4096).zip(&APIC_TABLE.0) {
         let kind = if page == address { UNCACHED } else { 0 };
-        // SAFETY: inside the table, which nothing uses yet.
-        unsafe { (*table).0[index as usize] = page | PRESENT_WRITABLE | kind };
+        entry.store(page | PRESENT_WRITABLE | kind, Ordering::Relaxed);
     }
-    let entry = ptr::with_exposed_provenance::<Table>(table.expose_provenance()).addr() as u64;
-    // SAFETY: the same pages as before, mapped by the table just filled.
-    unsafe {
-        *(&raw mut page_directories).cast::<u64>().add(huge as usize) =
-            (entry | PRESENT_WRITABLE) & !PAGE_SIZE_BIT;
-    }
+    // Identity mapped: the table's address is where the processor finds it.
+    let table = (&raw const APIC_TABLE).expose_provenance() as u64;
+    page_directories[huge as usize].store(table | PRESENT_WRITABLE, Ordering::Relaxed);
     flush();
 }
 

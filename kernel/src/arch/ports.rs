@@ -1,5 +1,7 @@
 //! I/O ports: PCI's configuration space, and the device model's fw_cfg.
 
+use core::arch::asm;
+
 use x86_64::instructions::port::Port;
 
 const PCI_ADDRESS: u16 = 0xcf8;
@@ -46,15 +48,36 @@ impl ConfigPorts {
     }
 }
 
-/// Reads an item of the device model's fw_cfg into `into`. Without such a device
-/// it reads ones.
-pub fn read_fw_cfg(item: u16, into: &mut [u8]) {
-    let mut select = Port::new(FW_CFG_SELECTOR);
-    let mut data = Port::<u8>::new(FW_CFG_DATA);
-    // SAFETY: selects what is read next, and nothing else.
-    unsafe { select.write(item) };
-    for byte in into {
-        // SAFETY: reading moves the device's own position alone.
-        *byte = unsafe { data.read() };
+/// An item of the device model's fw_cfg, read from its start.
+#[derive(Debug)]
+pub struct FwCfg(());
+
+impl FwCfg {
+    /// Selects `item`. Without such a device it reads ones.
+    pub fn select(item: u16) -> Self {
+        // SAFETY: selects what is read next, and nothing else.
+        unsafe { Port::new(FW_CFG_SELECTOR).write(item) };
+        Self(())
+    }
+
+    /// Reads the next bytes, many by one exit to the device model.
+    pub fn read(&mut self, into: &mut [u8]) {
+        // SAFETY: the instruction writes `into`'s bytes, in ascending order as the
+        // direction flag is clear by the ABI.
+        unsafe {
+            asm!("rep insb", in("dx") FW_CFG_DATA, inout("rdi") into.as_mut_ptr() => _,
+                inout("rcx") into.len() => _, options(nostack, preserves_flags));
+        }
+    }
+
+    /// Passes over the next `count` bytes.
+    pub fn skip(&mut self, count: usize) {
+        let mut discarded = [0; 4096];
+        let mut left = count;
+        while left > 0 {
+            let step = left.min(discarded.len());
+            self.read(&mut discarded[..step]);
+            left -= step;
+        }
     }
 }
