@@ -51,6 +51,9 @@ pub struct Network<H: Hypervisor, N: Nic> {
     /// Places of vifs that may have requests, each at most once.
     ready: VecDeque<usize>,
     faults: VecDeque<(VifId, Violation)>,
+    /// Something happened that the control plane waits for: a fault, or the last page
+    /// of a vif that is being taken apart came home.
+    news: bool,
     batch: Batch,
 }
 
@@ -155,6 +158,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             shards: BTreeMap::new(),
             ready: VecDeque::new(),
             faults: VecDeque::new(),
+            news: false,
             batch: Batch::new(),
         }
     }
@@ -247,7 +251,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
     }
 
     /// Does one pass over all that is ready. Says whether there is more to do at
-    /// once.
+    /// once, here or by the control plane.
     pub fn poll(&mut self, now: Instant) -> bool {
         self.watch_uplink(now);
         self.poll_vifs(now);
@@ -258,9 +262,9 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             }
         }
         let wire = self.receive_from_wire(now);
-        self.switches.expire(&mut self.pools, now);
+        self.expire(now);
         self.flush(now);
-        wire || !self.ready.is_empty()
+        core::mem::take(&mut self.news) || wire || !self.ready.is_empty()
     }
 
     /// When [`poll`](Self::poll) has to be called next, whatever happens.
@@ -321,28 +325,33 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         if self.switches.next_deadline().is_none() {
             return;
         }
-        for attached in self.endpoints.vifs.iter().flatten() {
-            if let Some(port) = attached.port
-                && attached.vif.poll_at().is_some_and(|at| at <= now)
+        for attached in self.endpoints.vifs.iter_mut().flatten() {
+            if attached.vif.is_due(now)
+                && let Some(port) = attached.port
             {
                 self.switches.wake(port);
             }
         }
     }
 
+    /// Drops what waited for too long. What waited behind it may need fewer slots
+    /// than it did.
+    fn expire(&mut self, now: Instant) {
+        let due = self.switches.next_deadline().is_some_and(|deadline| deadline <= now);
+        self.switches.expire(&mut self.pools, now);
+        if due {
+            let vifs = self.endpoints.vifs.iter().flatten();
+            vifs.filter_map(|attached| attached.port).for_each(|port| self.switches.wake(port));
+        }
+    }
+
     /// Moves one batch from a guest. Says whether there may be more.
     fn receive(&mut self, place: usize, now: Instant) -> bool {
         let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) else { return false };
+        let Some(port) = attached.port else { return false };
         let more = attached.vif.receive(&mut self.pools, &mut self.batch);
         attached.ready = more;
-        match attached.port {
-            Some(port) => self.switches.forward(port, &mut self.batch, &mut self.pools, now),
-            None => {
-                while let Some(packet) = self.batch.pop_front() {
-                    self.pools.give(packet);
-                }
-            }
-        }
+        self.switches.forward(port, &mut self.batch, &mut self.pools, now);
         self.tell(place);
         self.flush(now);
         // Requests that were refused are answered even where no page came home.
@@ -391,12 +400,15 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             && !core::mem::replace(&mut attached.told, true)
         {
             self.faults.push_back((attached.id, violation));
+            self.news = true;
         }
     }
 
     fn complete(&mut self, place: usize) {
         if let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) {
             attached.vif.complete(&mut self.pools);
+            let lent = || self.pools.tracker.outstanding(attached.vif.shard());
+            self.news |= attached.port.is_none() && lent() == 0;
         }
     }
 }
@@ -466,6 +478,7 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
         if let Some(port) = attached.port.take() {
             self.switches.leave(port, &mut self.pools);
             self.endpoints.ports.remove(&port);
+            self.ready.retain(|ready| *ready != place);
         }
         // Others hold the guest's pages for no longer than they hold any packet. Its
         // grants must not be looked at once it may have reused them.
@@ -478,7 +491,6 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             self.events.remove(&vif.event());
             self.shards.remove(&vif.shard());
             self.faults.retain(|(fault, _)| *fault != id);
-            self.ready.retain(|ready| *ready != place);
             vif.detach(&mut self.window, &mut self.pools);
         }
         Progress::Finished

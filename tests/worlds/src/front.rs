@@ -14,8 +14,8 @@ use xen::{Instant, PAGE_SIZE};
 
 /// The most slots that Linux takes of one packet (P-18).
 const MAX_RX_SLOTS: usize = 18;
-/// What a page holds before the backend writes it.
-const BLANK: u8 = 0xee;
+/// What a page holds before the backend writes it, as a fresh one does.
+const BLANK: u8 = 0;
 /// How many bytes behind a packet are looked at.
 const MARGIN: usize = 64;
 /// A reference that no guest has granted.
@@ -335,7 +335,6 @@ impl Front {
     pub fn offer(&mut self, count: u32) {
         for _ in 0..count {
             let frame = self.page();
-            self.guest.page(frame).write_bytes(0, &[BLANK; PAGE_SIZE]);
             let reference = self.guest.grant(frame, Grant::Writable);
             self.next_id = self.next_id.wrapping_add(1);
             let id = self.next_id;
@@ -459,7 +458,9 @@ impl Front {
     }
 
     fn page(&mut self) -> GuestFrame {
-        self.pages.pop().unwrap_or_else(|| self.guest.add_page())
+        let Some(used) = self.pages.pop() else { return self.guest.add_page() };
+        self.guest.page(used).write(0, &[BLANK; PAGE_SIZE]);
+        used
     }
 
     /// Takes back all pages and closes the event channel, as a driver does once the

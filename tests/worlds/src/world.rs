@@ -195,23 +195,25 @@ impl World {
     /// If that never happens.
     pub fn settle(&mut self) {
         for _ in 0..PATIENCE {
-            let mut moved = self.wakes();
-            if moved {
-                self.turn();
-            }
-            if self.store.serve() {
-                self.store_event = true;
-                moved = true;
-            }
-            let now = self.xen.now();
-            for front in &mut self.fronts {
-                moved |= front.poll(&mut self.store, now);
-            }
-            if !moved {
+            if !self.round() {
                 return;
             }
         }
         panic!("the domain never rests");
+    }
+
+    /// Lets everybody move once. Whether anybody did.
+    fn round(&mut self) -> bool {
+        let mut moved = self.step();
+        if self.store.serve() {
+            self.store_event = true;
+            moved = true;
+        }
+        let now = self.xen.now();
+        for front in &mut self.fronts {
+            moved |= front.poll(&mut self.store, now);
+        }
+        moved
     }
 
     /// One turn, if anything wakes the domain, and nobody else moves. Whether there
@@ -222,6 +224,13 @@ impl World {
             self.turn();
         }
         wakes
+    }
+
+    /// A few rounds of everybody, wherever that leads.
+    pub fn rounds(&mut self, rounds: usize) {
+        for _ in 0..rounds {
+            self.round();
+        }
     }
 
     /// Lets time pass; the domain wakes at its deadlines.
@@ -303,6 +312,14 @@ impl World {
         }
     }
 
+    /// The toolstack takes away a vif whose frontend cannot end its grants.
+    pub fn forget(&mut self, id: Id) {
+        let (vif, now) = (self[id].vif(), self.now());
+        let detach = Detach::start(&mut self.store, vif, now);
+        assert_eq!(self.finish(detach), Ok(()));
+        self[id].gone = true;
+    }
+
     /// The guest crashes and its driver starts again on the same device.
     ///
     /// # Panics
@@ -336,6 +353,11 @@ impl World {
         }));
         self.xen.fail(kind, none, 1);
         notes
+    }
+
+    /// Has a frontend write its state.
+    pub fn set_front(&mut self, id: Id, state: &str) {
+        self.fronts[id].xenbus.set_state(&mut self.store, state);
     }
 
     /// A key of our directory.

@@ -107,9 +107,11 @@ impl TxQueue {
         room: usize,
         pending: &mut Vec<Pending, BATCH>,
     ) -> Result<bool, Violation> {
-        let mut requests = self.ring.requests().map_err(Violation::Ring)?;
-        while requests > 0 && pending.len() < room && pools.copies.room() >= MAX_SLOTS {
-            if pools.idle() == 0 || pools.buffers.free(Size::Small) == 0 {
+        // Counted by requests, good ones or not: a guest that goes on producing while
+        // we look must not keep us here.
+        for _ in 0..room {
+            let short = pools.idle() == 0 || pools.buffers.free(Size::Small) == 0;
+            if short || pools.copies.room() < MAX_SLOTS || self.requests()? == 0 {
                 break;
             }
             let chain = Chain::parse(|| self.ring.take())?;
@@ -121,9 +123,12 @@ impl TxQueue {
                     pools.give(next.packet);
                 }
             }
-            requests = self.ring.requests().map_err(Violation::Ring)?;
         }
-        Ok(requests > 0)
+        Ok(self.requests()? > 0)
+    }
+
+    fn requests(&mut self) -> Result<u32, Violation> {
+        self.ring.requests().map_err(Violation::Ring)
     }
 
     /// Answers all slots of a request with an error.

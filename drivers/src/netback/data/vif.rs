@@ -162,6 +162,11 @@ impl<H: Hypervisor> Vif<H> {
         self.poll_at
     }
 
+    /// Whether that moment has come, told once.
+    pub fn is_due(&mut self, now: Instant) -> bool {
+        self.poll_at.take_if(|at| *at <= now).is_some()
+    }
+
     /// Takes what the guest sent, up to a full batch. Says whether there may be
     /// more; where there is not, the guest's next request raises an event.
     pub fn receive(&mut self, pools: &mut Pools, batch: &mut Batch) -> bool {
@@ -178,7 +183,7 @@ impl<H: Hypervisor> Vif<H> {
 
     /// Answers the requests whose pages nobody holds any more.
     pub fn complete(&mut self, pools: &mut Pools) {
-        // After a violation responses are taken from the tracker and go nowhere.
+        // After a violation responses are still written, but nobody is told.
         let notify = self.tx.complete(pools);
         if notify && self.violation.is_none() {
             self.hypervisor.notify(self.event);
@@ -193,17 +198,18 @@ impl<H: Hypervisor> Vif<H> {
 
 impl<H: Hypervisor> Port for Vif<H> {
     fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, now: Instant) {
+        if self.violation.is_none() {
+            match self.rx.transmit(&self.hypervisor, queue, pools) {
+                Ok(true) => self.hypervisor.notify(self.event),
+                Ok(false) => {}
+                Err(violation) => {
+                    self.break_off(violation);
+                }
+            }
+        }
         if self.violation.is_some() {
             while let Some(packet) = queue.pop() {
                 pools.give(packet);
-            }
-            return;
-        }
-        match self.rx.transmit(&self.hypervisor, queue, pools) {
-            Ok(true) => self.hypervisor.notify(self.event),
-            Ok(false) => {}
-            Err(violation) => {
-                self.break_off(violation);
             }
         }
         let poll = !self.rx_notify && !queue.is_empty();

@@ -1,0 +1,207 @@
+//! A hypervisor that fails, operation by operation (S-9), with statuses that are
+//! none of its own (S-17).
+
+use std::time::Duration;
+
+use worlds::{Id, Level, Manners, Outgoing, World, frames, journal};
+use xen::fake::{Kind, Operation, When};
+use xen::netif::Status;
+
+/// Grant statuses: refusals, one that is worth another try, and positive ones that
+/// mean nothing (XSA-316).
+const STATUSES: [i16; 6] = [-1, -3, -12, 1, 2, i16::MAX];
+
+fn send(world: &mut World, from: Id, to: Id, len: usize) -> Vec<u8> {
+    let frame = frames::plain(world[to].mac(), world[from].mac(), len, len as u64);
+    world[from].send(&Outgoing::whole(&frame));
+    world.settle();
+    frame
+}
+
+/// S-9: each of the operations of a connection fails in turn; nothing is left, and
+/// the next attempt succeeds.
+#[test]
+fn s9_each_step_of_connecting_fails_in_turn() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    let cases = [
+        (Kind::Map, 1, "mapping tx-ring-ref"),
+        (Kind::Map, 2, "mapping rx-ring-ref"),
+        (Kind::Bind, 1, "binding event-channel"),
+    ];
+    for (kind, nth, words) in cases {
+        for status in STATUSES {
+            world.xen.fail(kind, When::Nth(nth), status);
+            let c = world.attach(2);
+            let error = world.error(c).unwrap_or_else(|| panic!("{words}, {status}: no error"));
+            assert!(error.contains(words), "{error}");
+            assert_eq!(world.own(c, "state").as_deref(), Some("6"), "{words}, {status}");
+            world.check_at_rest();
+            world.xen.clear_faults();
+            assert_eq!(world.detach(c), Ok(()));
+            let c = world.attach(2);
+            assert!(world.is_connected(c), "{words}, {status}: the next one");
+            let frame = send(&mut world, a, c, 100);
+            assert_eq!(world[c].received.pop().expect("it arrives").bytes, frame);
+            assert_eq!(world.detach(c), Ok(()));
+        }
+    }
+    let frame = send(&mut world, a, b, 100);
+    assert_eq!(world[b].received.pop().expect("others go on").bytes, frame);
+    world.end();
+}
+
+/// There is no frame, no handle, no port left.
+#[test]
+fn s9_nothing_is_left_to_connect_with() {
+    let mut world = World::new();
+    let [_, _] = world.connected();
+    type Limit = fn(&World);
+    let limits: [(Limit, &str); 3] = [
+        (|world| world.xen.set_mapping_limit(4), "mapping tx-ring-ref: out of mapping handles"),
+        (|world| world.xen.set_mapping_limit(5), "mapping rx-ring-ref: out of mapping handles"),
+        (|world| world.xen.set_port_limit(2), "binding event-channel"),
+    ];
+    for (limit, words) in limits {
+        limit(&world);
+        let c = world.attach(2);
+        let error = world.error(c).expect("an error");
+        assert!(error.contains(words), "{error}");
+        world.check_at_rest();
+        assert_eq!(world.detach(c), Ok(()));
+        world.xen.set_mapping_limit(1000);
+        world.xen.set_port_limit(1000);
+    }
+    world.end();
+}
+
+/// A ring that cannot be unmapped: the vif goes all the same; its frames are out of
+/// use for good, and the log says so (O-14, T-12).
+#[test]
+fn t12_rings_that_cannot_be_unmapped() {
+    for status in STATUSES {
+        for nth in [1, 2] {
+            let mut world = World::new();
+            let [a, b, c] = world.connected();
+            world.xen.fail(Kind::Unmap, When::Nth(nth), status);
+            // The frontend's grants cannot end then: it waits for ever, or forgets.
+            world[c].hands_off = true;
+            let vif = world[c].vif();
+            world.set_front(c, "6");
+            world.settle();
+            assert_eq!(world.own(c, "state").as_deref(), Some("6"), "{vif:?}");
+            world.quarantined = 1;
+            world.check_at_rest();
+            assert_eq!(journal(Level::Error, "cannot be unmapped").len(), 1);
+            assert_eq!(journal(Level::Error, "unmapping a ring").len(), 1);
+            let frame = send(&mut world, a, b, 100);
+            assert_eq!(world[b].received.pop().expect("others go on").bytes, frame);
+            world.forget(c);
+            world.end();
+        }
+    }
+}
+
+/// A port that cannot be closed.
+#[test]
+fn ports_that_cannot_be_closed() {
+    let mut world = World::new();
+    let [a, b, c] = world.connected();
+    world.xen.fail(Kind::Close, When::Nth(1), 22);
+    assert_eq!(world.detach(c), Ok(()));
+    world.lost_ports = 1;
+    world.check_at_rest();
+    assert_eq!(journal(Level::Error, "closing event channel").len(), 1);
+    let frame = send(&mut world, a, b, 100);
+    assert_eq!(world[b].received.pop().expect("others go on").bytes, frame);
+    world.end();
+}
+
+/// Every copy of a packet's way fails in turn: its headers, or its delivery. The
+/// next one arrives.
+#[test]
+fn s9_each_copy_fails_in_turn() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    for status in STATUSES {
+        for nth in 1..=3 {
+            world.xen.fail(Kind::Copy, When::Nth(nth), status);
+            send(&mut world, a, b, 1000);
+            let answer = world[a].answers.pop().expect("an answer");
+            let received = world[b].received.pop();
+            match (nth, status) {
+                // Tried again, and good.
+                (_, -12) => assert_eq!(received.expect("it arrives").failed, 0),
+                (1, _) => assert_eq!((answer.status, received), (Status::Error as i16, None)),
+                _ => assert_eq!(received.expect("an error").failed, 1),
+            }
+            world.check_at_rest();
+            world.xen.clear_faults();
+            let frame = send(&mut world, a, b, 1000);
+            assert_eq!(world[b].received.pop().expect("it arrives").bytes, frame);
+        }
+    }
+    world.end();
+}
+
+/// A page that stays away: tried again a few times, and then it is an error.
+#[test]
+fn pages_that_stay_away_are_given_up() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    world.xen.fail(Kind::Copy, When::Every(1), -12);
+    let before = world.xen.counts();
+    send(&mut world, a, b, 1000);
+    assert!((world.xen.counts() - before).copy_calls < 20);
+    assert_eq!(world[a].answers[0].status, Status::Error as i16);
+    world.xen.clear_faults();
+    world.end();
+}
+
+/// Copies towards the wire: the packet is lost, its page is answered with an error.
+#[test]
+fn copies_for_the_wire_fail() {
+    let mut world = World::new();
+    let a = world.attach(0);
+    let outside = [2, 0, 0, 0, 0, 9];
+    let payload = |operation: &Operation| matches!(operation, Operation::Copy { len: 872, .. });
+    world.xen.fail(Kind::Copy, When::Chosen(Box::new(payload)), -1);
+    let frame = frames::plain(outside, world[a].mac(), 1000, 1);
+    world[a].send(&Outgoing::whole(&frame));
+    world.settle();
+    assert_eq!(world[a].answers[0].status, Status::Error as i16);
+    assert_eq!(world.wire.take_frames().len(), 0);
+    world.xen.clear_faults();
+    world[a].send(&Outgoing::whole(&frame));
+    world.settle();
+    assert_eq!(world.wire.take_frames(), [frame]);
+    world.end();
+}
+
+/// Every n-th operation of all kinds fails, while guests come, send and go.
+#[test]
+fn everything_fails_now_and_then() {
+    for every in [2, 3, 5, 7, 11] {
+        let mut world = World::new();
+        world.xen.fail(Kind::Map, When::Every(every), 7);
+        world.xen.fail(Kind::Bind, When::Every(every), 28);
+        world.xen.fail(Kind::Copy, When::Every(every), -1);
+        for _ in 0..6 {
+            let ids = [0, 1, 2].map(|guest| world.attach_with(guest, Manners::default(), &[]));
+            let live: Vec<_> = ids.into_iter().filter(|id| world.is_connected(*id)).collect();
+            for from in &live {
+                for to in &live {
+                    send(&mut world, *from, *to, 800);
+                }
+                assert_eq!(world[*from].unanswered(), 0);
+            }
+            world.pass(Duration::from_millis(150));
+            world.check_at_rest();
+            for id in ids {
+                assert_eq!(world.detach(id), Ok(()));
+            }
+            world.check_at_rest();
+        }
+        world.end();
+    }
+}

@@ -1,0 +1,307 @@
+//! Vifs that come and go.
+
+use std::time::Duration;
+
+use worlds::{Id, Level, Manners, Outgoing, World, frames, journal};
+use xen::fake::{Grant, Kind, Operation, When};
+use xen::netif::{TxFlags, TxRequest};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+fn send(world: &mut World, from: Id, to: Id, len: usize) {
+    let frame = frames::plain(world[to].mac(), world[from].mac(), len, len as u64);
+    world[from].send(&Outgoing::whole(&frame));
+}
+
+/// F-13: as often as one likes, with packets on their way each time.
+#[test]
+fn f13_two_hundred_lives() {
+    let mut world = World::new();
+    let [a] = world.connected();
+    for n in 0..200 {
+        let b = world.attach(1);
+        assert!(world.is_connected(b), "{n}: {:?}", world.error(b));
+        send(&mut world, a, b, 1000);
+        send(&mut world, b, a, 1000);
+        if n % 2 == 0 {
+            world.settle();
+            assert_eq!((world[a].received.len(), world[b].received.len()), (1, 1));
+        }
+        match n % 4 {
+            0 | 1 => assert_eq!(world.detach(b), Ok(()), "{n}"),
+            2 => assert_eq!(world.destroy(b), Ok(()), "{n}"),
+            _ => assert_eq!(world.kill(b), Ok(()), "{n}"),
+        }
+        assert_eq!(world[a].unanswered(), 0, "{n}");
+        world[a].received.clear();
+        world.check_at_rest();
+    }
+    world.end();
+}
+
+/// X-8, S-8: the same vif over and over, without the toolstack.
+#[test]
+fn x8_a_hundred_restarts() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    for n in 0..100 {
+        send(&mut world, a, b, 1000);
+        if n % 3 != 0 {
+            world.settle();
+        }
+        world.restart(b);
+        assert!(world.is_connected(b), "{n}: {:?}", world.error(b));
+        world[b].received.clear();
+        send(&mut world, a, b, 500);
+        world.settle();
+        assert_eq!(world[b].received.len(), 1, "{n}");
+        world.check_at_rest();
+    }
+    world.end();
+}
+
+/// Packets of a guest wait in another's queue; where it stands with them when it goes.
+fn with_packets_in_the_queue(way: impl Fn(&mut World, Id)) {
+    let mut world = World::new();
+    let [a, c] = world.connected();
+    let b = world.attach_with(2, Manners { offers: 0, ..Manners::default() }, &[]);
+    for n in 0..20 {
+        send(&mut world, a, b, 1000 + n);
+    }
+    // And the other way round: others' packets wait for the one that goes.
+    let mine = world[a].rings.rx.free();
+    assert_eq!(mine, 0);
+    world.settle();
+    assert_eq!(world[a].unanswered(), 20);
+    way(&mut world, a);
+    assert_eq!(world[a].received, []);
+    world[b].offer(64);
+    world.settle();
+    world.check_at_rest();
+    send(&mut world, c, b, 300);
+    world.settle();
+    assert_eq!(world[b].received.pop().expect("others go on").bytes.len(), 300);
+    world.end();
+}
+
+/// T-6, O-12: it waits no longer than its pages are out, which is 100 ms, and not
+/// until the toolstack loses its patience.
+#[test]
+fn t6_a_sender_is_detached_while_its_packets_wait() {
+    with_packets_in_the_queue(|world, a| {
+        let before = world.now();
+        assert_eq!(world.detach(a), Ok(()));
+        let after = world.now().since(before);
+        assert!(after < Duration::from_secs(2), "{after:?}, most of it to be seen closed");
+    });
+}
+
+#[test]
+fn t6_a_sender_closes_while_its_packets_wait() {
+    with_packets_in_the_queue(|world, a| {
+        let before = world.now();
+        world.set_front(a, "5");
+        world.pass(MILLISECOND);
+        assert_eq!(world.own(a, "state").as_deref(), Some("4"), "its pages are looked at");
+        world.pass(100 * MILLISECOND);
+        assert_eq!(world.own(a, "state").as_deref(), Some("6"));
+        assert!(world.now().since(before) < Duration::from_secs(1));
+    });
+}
+
+#[test]
+fn t6_a_sender_is_destroyed_while_its_packets_wait() {
+    with_packets_in_the_queue(|world, a| assert_eq!(world.destroy(a), Ok(())));
+    with_packets_in_the_queue(|world, a| assert_eq!(world.kill(a), Ok(())));
+}
+
+/// O-12: nothing is taken in any more once a vif is taken apart.
+#[test]
+fn o12_intake_stops_first() {
+    let mut world = World::new();
+    let a = world.attach(0);
+    let b = world.attach_with(1, Manners { offers: 0, ..Manners::default() }, &[]);
+    send(&mut world, a, b, 1000);
+    world.settle();
+    world.set_front(a, "5");
+    world.settle();
+    let taken = world.network.pools().tracker.counters().claimed;
+    for _ in 0..200 {
+        send(&mut world, a, b, 1000);
+    }
+    world.pass(MILLISECOND);
+    assert_eq!(world.network.pools().tracker.counters().claimed, taken);
+    world.pass(200 * MILLISECOND);
+    assert_eq!(world.own(a, "state").as_deref(), Some("6"));
+    assert_eq!(world.detach(a), Ok(()));
+    world.end();
+}
+
+/// T-7: what waits for a guest that goes is dropped, and its pages go home at once.
+#[test]
+fn t7_a_receiver_goes_while_packets_wait_for_it() {
+    for way in 0..3 {
+        let mut world = World::new();
+        let a = world.attach(0);
+        let b = world.attach_with(1, Manners { offers: 0, ..Manners::default() }, &[]);
+        for _ in 0..20 {
+            send(&mut world, a, b, 1000);
+        }
+        world.settle();
+        assert_eq!(world[a].unanswered(), 20);
+        match way {
+            0 => {
+                world.set_front(b, "6");
+                world.settle();
+            }
+            1 => assert_eq!(world.destroy(b), Ok(())),
+            _ => assert_eq!(world.kill(b), Ok(())),
+        }
+        assert_eq!(world[a].unanswered(), 0);
+        world.check_at_rest();
+        world.end();
+    }
+}
+
+/// T-11, O-13: the guest starts again while its old pages are out. Nothing of the
+/// old rings is answered in the new ones, and no grant of the old life is looked at
+/// in the new one.
+#[test]
+fn t11_a_sender_restarts_while_its_packets_wait() {
+    let mut world = World::new();
+    let a = world.attach(0);
+    let b = world.attach_with(1, Manners { offers: 0, ..Manners::default() }, &[]);
+    for n in 0..20 {
+        send(&mut world, a, b, 1000 + n);
+    }
+    world.settle();
+    let copies = world.record(Kind::Copy);
+    world.restart(a);
+    assert!(world.is_connected(a));
+    assert_eq!(world[a].answers, []);
+    world[b].offer(64);
+    world.pass(200 * MILLISECOND);
+    let of_a = |operation: &&Operation| {
+        let guest = world[a].vif().frontend;
+        matches!(operation, Operation::Copy { from: Some((from, _)), .. } if *from == guest)
+    };
+    assert_eq!(copies.borrow().iter().find(of_a), None);
+    assert_eq!(world[a].answers, []);
+    send(&mut world, a, b, 700);
+    world.settle();
+    assert_eq!(world[b].received.len(), 1);
+    assert_eq!((world[a].answers.len(), world[a].unanswered()), (1, 0));
+    world.xen.clear_faults();
+    world.end();
+}
+
+/// F-12: a guest dies in every state its vif can be in.
+#[test]
+fn f12_guests_die_at_any_time() {
+    for turns in 0..60 {
+        let mut world = World::new();
+        let [a] = world.connected();
+        let b = world.add(1, Manners::default(), &[]);
+        world.rounds(turns);
+        if world.is_connected(b) {
+            send(&mut world, a, b, 1000);
+            send(&mut world, b, a, 1000);
+            world.step();
+        }
+        assert_eq!(world.kill(b), Ok(()), "{turns}");
+        world.check_at_rest();
+        let b = world.attach(1);
+        assert!(world.is_connected(b), "{turns}");
+        world.end();
+    }
+}
+
+/// F-10: an address that another vif of the bridge has.
+#[test]
+fn f10_two_vifs_of_one_address() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    let mac = "00:16:3e:00:0a:00";
+    assert_eq!(world[a].mac(), [0, 0x16, 0x3e, 0, 10, 0]);
+    let c = world.attach_with(2, Manners::default(), &[("mac", mac)]);
+    let error = world.error(c).expect("an error");
+    assert!(error.contains("00:16:3e:00:0a:00 belongs to another port"), "{error}");
+    assert_eq!(journal(Level::Warn, "belongs to another port").len(), 1);
+    world.check_at_rest();
+    send(&mut world, b, a, 100);
+    world.settle();
+    assert_eq!((world[a].received.len(), world[c].received.len()), (1, 0));
+    // Free again once the first is gone.
+    assert_eq!(world.detach(c), Ok(()));
+    assert_eq!(world.detach(a), Ok(()));
+    let c = world.attach_with(2, Manners::default(), &[("mac", mac)]);
+    assert!(world.is_connected(c));
+    world.end();
+}
+
+/// Several vifs of one guest are as if of several.
+#[test]
+fn a_guest_with_several_vifs() {
+    let mut world = World::new();
+    let [a, b, c] = [0, 0, 0].map(|guest| world.attach(guest));
+    for (from, to) in [(a, b), (b, c), (c, a)] {
+        send(&mut world, from, to, 900);
+        world.settle();
+        assert_eq!(world[to].received.pop().expect("it arrives").bytes.len(), 900);
+    }
+    assert_eq!(world.detach(b), Ok(()));
+    send(&mut world, a, c, 900);
+    world.settle();
+    assert_eq!(world[c].received.len(), 1);
+    world.end();
+}
+
+/// What a frontend sent before we listened is not lost.
+#[test]
+fn requests_from_before_the_connection() {
+    let mut world = World::new();
+    let a = world.attach(0);
+    let b = world.add(1, Manners::default(), &[]);
+    send(&mut world, b, a, 600);
+    world.settle();
+    assert_eq!(world[a].received.len(), 1);
+    assert_eq!(world[b].unanswered(), 0);
+    world.end();
+}
+
+/// A vif that is taken apart while its guest goes on sending and nobody takes what it
+/// sent: the end is forced before the toolstack gives up (L-3).
+#[test]
+fn t15_a_detach_under_traffic() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    let guest = world[a].guest.clone();
+    let gref = guest.grant(guest.add_page(), Grant::ReadOnly);
+    // Whatever is copied, the guest sends more.
+    let (port, page) = (world[a].rings.port, guest.page(world[a].rings.tx_page.0));
+    let mut slots = 0;
+    while world[a].rings.tx.free() > 0 {
+        slots += 1;
+        world[a].push(TxRequest::new(gref.0, 0, TxFlags::empty(), slots, 100).into());
+    }
+    world[a].hands_off = true;
+    let start = page.load(0);
+    world.xen.fail(
+        Kind::Copy,
+        When::Chosen(Box::new(move |_| {
+            // Behind the responses, as they come.
+            page.store(0, page.load(8).wrapping_add(256));
+            false
+        })),
+        1,
+    );
+    world[a].kick();
+    guest.notify(port);
+    world.rounds(50);
+    let sent = world.network.vifs().next().expect("the first").1.tx.packets;
+    assert!(sent > 256, "{sent} from {start:#x}");
+    assert_eq!(world.detach(a), Ok(()));
+    world.xen.clear_faults();
+    world[b].received.clear();
+    world.end();
+}

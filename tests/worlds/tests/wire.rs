@@ -1,0 +1,254 @@
+//! Guests and the wire.
+
+use std::time::Duration;
+
+use etherparse::{
+    LaxPacketHeaders, LaxSlicedPacket, NetHeaders, PacketBuilder, TransportHeader, TransportSlice,
+};
+use kernel::switch::DropReason;
+use worlds::{Id, Manners, Outgoing, World, frames};
+use xen::netif::TxFlags;
+
+const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
+
+/// A frame of a kind, from `from` to `to`, its checksums right.
+fn frame(to: [u8; 6], from: [u8; 6], v6: bool, tcp: bool, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2(from, to);
+    let ip = if v6 {
+        builder.ipv6([0xfd; 16], [0xfe; 16], 64)
+    } else {
+        builder.ipv4([10, 0, 0, 1], [10, 9, 8, 7], 64)
+    };
+    if tcp {
+        ip.tcp(1000, 80, 7, 9).ack(3).write(&mut frame, payload).unwrap();
+    } else {
+        ip.udp(53, 5353).write(&mut frame, payload).unwrap();
+    }
+    frame
+}
+
+/// The same with its transport checksum still to be made.
+fn blank(mut frame: Vec<u8>, v6: bool, tcp: bool) -> Vec<u8> {
+    let at = if v6 { 54 } else { 34 } + if tcp { 16 } else { 6 };
+    frame[at..at + 2].copy_from_slice(&[0xab, 0xcd]);
+    frame
+}
+
+/// Whether the transport checksum of a frame is right, by etherparse.
+fn is_finished(frame: &[u8]) -> bool {
+    let headers = LaxPacketHeaders::from_ethernet(frame).expect("an Ethernet frame");
+    let sliced = LaxSlicedPacket::from_ethernet(frame).expect("an Ethernet frame");
+    let payload = match sliced.transport.expect("a transport header") {
+        TransportSlice::Tcp(tcp) => tcp.payload().to_vec(),
+        TransportSlice::Udp(udp) => udp.payload().to_vec(),
+        other => panic!("{other:?}"),
+    };
+    match (headers.transport.expect("a transport header"), headers.net.expect("an IP header")) {
+        (TransportHeader::Tcp(tcp), NetHeaders::Ipv4(ip, _)) => {
+            tcp.calc_checksum_ipv4(&ip, &payload).unwrap() == tcp.checksum
+        }
+        (TransportHeader::Tcp(tcp), NetHeaders::Ipv6(ip, _)) => {
+            tcp.calc_checksum_ipv6(&ip, &payload).unwrap() == tcp.checksum
+        }
+        (TransportHeader::Udp(udp), NetHeaders::Ipv4(ip, _)) => {
+            udp.calc_checksum_ipv4(&ip, &payload).unwrap() == udp.checksum
+        }
+        (TransportHeader::Udp(udp), NetHeaders::Ipv6(ip, _)) => {
+            udp.calc_checksum_ipv6(&ip, &payload).unwrap() == udp.checksum
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// P-14: what goes to the wire has its checksum; what had one is not touched.
+#[test]
+fn checksums_on_the_wire_are_finished() {
+    let mut world = World::new();
+    let a = world.attach(0);
+    let from = world[a].mac();
+    for (v6, tcp) in [(false, false), (false, true), (true, false), (true, true)] {
+        for len in [0, 1, 60, 200, 1001, 1400] {
+            let whole =
+                frame(OUTSIDE, from, v6, tcp, &frames::plain(from, from, 14 + len, 3)[14..]);
+            assert!(is_finished(&whole));
+            let blank = blank(whole.clone(), v6, tcp);
+            let cut = Outgoing::cut(&blank, vec![(9, 20), (50, 21), (0, blank.len() as u16 - 41)]);
+            world[a].send(&cut.with_flags(TxFlags::CSUM_BLANK));
+            world.settle();
+            assert_eq!(world.wire.take_frames(), [whole], "{v6} {tcp} {len}");
+            // A wrong one is the sender's own.
+            world[a].send(&Outgoing::whole(&blank));
+            world.settle();
+            assert_eq!(world.wire.take_frames(), [blank]);
+        }
+    }
+    world.check_at_rest();
+    world.end();
+}
+
+/// F-5: a checksum that cannot be made; the packet is dropped and the sender's pages
+/// are answered.
+#[test]
+fn partial_checksums_of_what_has_none_do_not_reach_the_wire() {
+    let mut world = World::new();
+    let a = world.attach(0);
+    let from = world[a].mac();
+    let arp = {
+        let mut frame = frames::plain(OUTSIDE, from, 60, 1);
+        frame[12..14].copy_from_slice(&[8, 6]);
+        frame
+    };
+    let icmp = {
+        let mut frame = frame(OUTSIDE, from, false, false, &[1; 100]);
+        frame[23] = 1;
+        frame
+    };
+    let truncated = {
+        let mut frame = frame(OUTSIDE, from, false, true, &[]);
+        frame.truncate(50);
+        frame
+    };
+    for frame in [arp, icmp, truncated] {
+        let before = world[a].answers.len();
+        world[a].send(&Outgoing::whole(&frame).with_flags(TxFlags::CSUM_BLANK));
+        world.settle();
+        assert_eq!(world.wire.take_frames(), [[0u8; 0]; 0]);
+        assert_eq!(world[a].answers.len(), before + 1);
+    }
+    world.end();
+}
+
+/// Every length the wire takes, and back.
+#[test]
+fn frames_go_out_and_come_in_unchanged() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    let [mac_a, mac_b] = [a, b].map(|id| world[id].mac());
+    for len in (14..=1514).step_by(7).chain([1513, 1514]) {
+        let out = frames::plain(OUTSIDE, mac_a, len, len as u64);
+        world[a].send(&Outgoing::whole(&out));
+        world.settle();
+        assert_eq!(world.wire.take_frames(), [out]);
+        let back = frames::plain(mac_a, OUTSIDE, len, len as u64 + 5);
+        world.wire.inject(back.clone());
+        world.settle();
+        assert_eq!(world[a].received.pop().expect("it arrives").bytes, back);
+    }
+    // To the other guest and not to the wire, once its address is known anyway.
+    world[a].send(&Outgoing::whole(&frames::plain(mac_b, mac_a, 100, 1)));
+    world.settle();
+    assert_eq!(world.wire.take_frames(), [[0u8; 0]; 0]);
+    let known = world[b].received.len();
+    assert_eq!(known, 2, "the first frame went everywhere, and this one");
+    world.end();
+}
+
+/// More than a batch from the wire at once, to a guest and to all.
+#[test]
+fn a_burst_from_the_wire_arrives_in_order() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    let mac = world[a].mac();
+    let burst: Vec<_> = (0..200).map(|n| frames::plain(mac, OUTSIDE, 60 + n, n as u64)).collect();
+    burst.iter().for_each(|frame| world.wire.inject(frame.clone()));
+    let broadcast = frames::plain(frames::BROADCAST, OUTSIDE, 300, 1);
+    world.wire.inject(broadcast.clone());
+    world.settle();
+    let received: Vec<_> = world[a].received.iter().map(|packet| &packet.bytes).collect();
+    assert_eq!(received, burst.iter().chain([&broadcast]).collect::<Vec<_>>());
+    assert_eq!(world[b].received.len(), 1);
+    assert_eq!(world[b].received[0].bytes, broadcast);
+    world.check_at_rest();
+    world.end();
+}
+
+/// T-4: the NIC takes nothing. Guests' pages go home at once, since it has copies;
+/// what waits expires.
+#[test]
+fn a_wire_that_stalls_keeps_no_page() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    world.wire.set_room(3);
+    let mac = world[a].mac();
+    for n in 0..50 {
+        world[a].queue(&Outgoing::whole(&frames::plain(OUTSIDE, mac, 1000, n)));
+    }
+    world[a].kick();
+    world.settle();
+    assert_eq!(world[a].unanswered(), 0);
+    assert_eq!(world.wire.take_frames().len(), 3);
+    // Room again: the oldest goes first.
+    world.wire.set_room(usize::MAX);
+    world.settle();
+    let sent = world.wire.take_frames();
+    assert_eq!(sent.len(), 47);
+    assert_eq!(sent[0], frames::plain(OUTSIDE, mac, 1000, 3));
+    assert_eq!(world[b].received.len(), 50, "an unknown address is everybody's");
+    world.wire.set_room(0);
+    world[a].send(&Outgoing::whole(&frames::plain(OUTSIDE, mac, 1000, 1)));
+    world.pass(Duration::from_millis(101));
+    world.check_at_rest();
+    world.wire.set_room(usize::MAX);
+    world.settle();
+    assert_eq!(world.wire.take_frames().len(), 0);
+    world.end();
+}
+
+/// A bridge of another name is a network of its own.
+#[test]
+fn bridges_do_not_leak_into_each_other() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    let inside = [("bridge", "internal")];
+    let [c, d] = [2, 3].map(|guest| world.attach_with(guest, Manners::default(), &inside));
+    let macs = [a, b, c, d].map(|id| world[id].mac());
+    let send = |world: &mut World, from: Id, to: [u8; 6]| {
+        let frame = frames::plain(to, world[from].mac(), 200, 1);
+        world[from].send(&Outgoing::whole(&frame));
+        world.settle();
+    };
+    let received =
+        |world: &mut World| [a, b, c, d].map(|id| std::mem::take(&mut world[id].received).len());
+    send(&mut world, c, frames::BROADCAST);
+    assert_eq!(received(&mut world), [0, 0, 0, 1]);
+    for to in [macs[0], macs[1], OUTSIDE] {
+        send(&mut world, c, to);
+        assert_eq!(received(&mut world), [0, 0, 0, 1], "an unknown address there");
+    }
+    send(&mut world, c, macs[3]);
+    assert_eq!(received(&mut world), [0, 0, 0, 1]);
+    assert_eq!(world.wire.take_frames().len(), 0, "none of it on the wire");
+    send(&mut world, a, frames::BROADCAST);
+    assert_eq!(received(&mut world), [0, 1, 0, 0]);
+    send(&mut world, a, macs[3]);
+    assert_eq!(received(&mut world), [0, 1, 0, 0]);
+    assert_eq!(world.wire.take_frames().len(), 2);
+    world.wire.inject(frames::plain(frames::BROADCAST, OUTSIDE, 100, 1));
+    world.wire.inject(frames::plain(macs[2], OUTSIDE, 100, 1));
+    world.settle();
+    assert_eq!(received(&mut world), [2, 2, 0, 0]);
+    // The same address on another bridge is another station.
+    let twin = format!("00:16:3e:00:{:02x}:00", macs[0][4]);
+    let e = world.attach_with(4, Manners::default(), &[inside[0], ("mac", &twin)]);
+    assert!(world.is_connected(e));
+    world.end();
+}
+
+/// F-10: a guest sends from the address of another, or from nobody's.
+#[test]
+fn forged_senders_go_nowhere() {
+    let mut world = World::new();
+    let [a, b, c] = world.connected();
+    let [mac_b, mac_c] = [b, c].map(|id| world[id].mac());
+    for from in [mac_b, frames::BROADCAST, [0; 6]] {
+        world[a].send(&Outgoing::whole(&frames::plain(mac_c, from, 100, 1)));
+    }
+    world.settle();
+    assert_eq!(world[c].received, []);
+    assert_eq!(world.wire.take_frames().len(), 0);
+    let (_, switch) = world.network.switches().iter().next().expect("a bridge");
+    let count = |reason| switch.ports().map(|(_, counters)| counters[reason]).sum::<u64>();
+    assert_eq!((count(DropReason::Forged), count(DropReason::BadSource)), (1, 2));
+    world.end();
+}
