@@ -64,6 +64,7 @@ pub const ALL: &[Scenario] = &[
         limit: LONG_LIMIT,
         ..scenario("destroy", "guests die under traffic, nothing is left", churn::destroy)
     },
+    scenario("uplink", "extra= names the bridge that has the NIC", outside::uplink),
     scenario("early-guest", "a guest is created before Causeway is ready", life::early_guest),
     scenario("restart", "Causeway is replaced while guests run", life::restart),
     scenario("reboot", "xl reboot", life::reboot),

@@ -3,9 +3,11 @@
 use anyhow::{Context, Result, bail};
 
 use super::measure::{ping, transfer};
+use crate::agent::protocol::Exit;
 use crate::client::Agent;
+use crate::config::{self, DRIVER_DOMAIN, Door, GuestKind};
 use crate::observe::wire::Mac;
-use crate::world::{GATEWAY, World, bring_up, gone};
+use crate::world::{GATEWAY, READY, World, bring_up, gone};
 
 const MIB: u64 = 16;
 
@@ -71,6 +73,31 @@ pub(super) fn internal(world: &mut World) -> Result<String> {
         world.detach(peer.agent.name(), 1)?;
     }
     Ok(format!("round trip {round_trip:.2} ms inside, no broadcast crosses"))
+}
+
+/// The NIC belongs to the bridge that `extra=` names, and to no other.
+pub(super) fn uplink(world: &mut World) -> Result<String> {
+    world.needs_causeway()?;
+    world.clear()?;
+    let options = "kernel = '/lab/causeway'\nextra = 'uplink=other'\n";
+    let config = config::driver_domain(Door::Firmware)? + "\n" + options;
+    let console = world.lab().create(DRIVER_DOMAIN, &config, "")?;
+    console.wait(&["causeway", "ready"], READY)?;
+    world.adopt_driver_domain(console);
+    let a = world.peer("a", GuestKind::Pv)?;
+    let mac = Mac([0x00, 0x16, 0x3E, 0, 3, 1]);
+    world.allow_on_the_wire(mac);
+    world.attach("a", mac, "other")?;
+    bring_up(&a.agent, "eth1", "10.0.2.131")?;
+    let ping = |interface| a.agent.output(&format!("ping -c 3 -W 5 -I {interface} {GATEWAY}"), 30);
+    if ping("eth1")?.exit != Exit::Code(0) {
+        bail!("the gateway does not answer on the uplink's bridge");
+    }
+    if ping("eth0")?.exit == Exit::Code(0) {
+        bail!("the gateway answers on xenbr0, which has no NIC");
+    }
+    world.clear()?;
+    Ok("the NIC is on the bridge that was named, and not on xenbr0".into())
 }
 
 /// Frames that a guest got on its two interfaces.
