@@ -124,7 +124,7 @@ impl Agent {
     /// Starts a shell command that is killed after `seconds`.
     pub fn start(&self, command: &str, seconds: u32) -> Result<Running> {
         let (id, frames) = self.connection.register()?;
-        self.transcript.append(format!("{}# {command}\n", self.name).as_bytes());
+        self.note(&format!("# {command}"));
         self.connection.send(Frame::new(Kind::Run, id, run_request(seconds, command)))?;
         let until = Instant::now() + Duration::from_secs(seconds.into()) + GRACE;
         Ok(Running {
@@ -136,6 +136,11 @@ impl Agent {
             until,
             ended: false,
         })
+    }
+
+    fn note(&self, what: &str) {
+        let time = self.transcript.age().as_secs_f32();
+        self.transcript.append(format!("[{time:8.2}] {}{what}\n", self.name).as_bytes());
     }
 
     /// Writes a file.
@@ -249,7 +254,10 @@ impl Running {
         let frame = frame.with_context(|| format!("{}: `{}`", self.agent.name, self.command))?;
         match frame.kind {
             Kind::Stdout | Kind::Stderr => self.agent.transcript.append(&frame.payload),
-            Kind::Exit => self.ended = true,
+            Kind::Exit => {
+                self.ended = true;
+                self.agent.note(&format!(" ended: {}", self.command));
+            }
             _ => {}
         }
         Ok(frame)
@@ -328,5 +336,112 @@ impl Write for StreamWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::serve;
+    use std::os::unix::net::UnixStream;
+    use std::path::Path;
+
+    /// An agent that serves in this process.
+    fn agent(name: &str) -> Agent {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let to = theirs.try_clone().unwrap();
+        thread::spawn(move || serve::serve_on(theirs, to));
+        let path = std::env::temp_dir().join(format!("lab-client-{}-{name}", std::process::id()));
+        let transcript = Log::create(&path).unwrap();
+        let reader = ours.try_clone().unwrap();
+        Agent::connect(name, reader, ours, transcript, Duration::from_secs(20)).unwrap()
+    }
+
+    #[test]
+    fn commands_run_and_tell_how_they_ended() {
+        let agent = agent("run");
+        assert_eq!(agent.run("echo one; echo two", 20).unwrap(), "one\ntwo");
+        let output = agent.output("echo out; echo err >&2; exit 3", 20).unwrap();
+        assert_eq!((output.exit, output.stdout.as_str()), (Exit::Code(3), "out\n"));
+        assert_eq!(output.stderr, "err\n");
+        let error = agent.run("echo why; false", 20).unwrap_err().to_string();
+        assert!(error.contains("why") && error.contains("Code(1)"), "{error}");
+    }
+
+    #[test]
+    fn a_command_is_killed_when_its_time_is_up_with_all_its_children() {
+        let agent = agent("time");
+        let output = agent.output("sleep 1000 & sleep 1000; echo never", 1).unwrap();
+        assert_eq!((output.exit, output.stdout.as_str()), (Exit::TimedOut, ""));
+    }
+
+    #[test]
+    fn input_reaches_a_command_and_a_daemon_does_not_hold_it_up() {
+        let agent = agent("input");
+        let big = vec![b'x'; 3 * MAX_PAYLOAD + 5];
+        let running = agent.start("sleep 1000 & wc -c; kill $!", 20).unwrap();
+        running.write(&big).unwrap();
+        running.close_stdin().unwrap();
+        assert_eq!(running.wait().unwrap().stdout.trim(), big.len().to_string());
+        assert_eq!(agent.run("sleep 5 & echo started", 20).unwrap(), "started");
+    }
+
+    #[test]
+    fn lines_are_waited_for_and_the_rest_is_kept() {
+        let agent = agent("lines");
+        let mut running = agent.start("echo a; echo ready; echo b; read x; echo $x", 20).unwrap();
+        assert_eq!(running.wait_line("ready").unwrap(), "ready");
+        running.write(b"c\n").unwrap();
+        assert_eq!(running.wait().unwrap().stdout, "b\nc\n");
+        assert!(agent.start("true", 20).unwrap().wait_line("never").is_err());
+    }
+
+    #[test]
+    fn commands_run_side_by_side_and_die_when_dropped() {
+        let agent = agent("side");
+        let first = agent.start("read x; echo first $x", 20).unwrap();
+        let dropped = agent.start("exec sleep 1000", 1000).unwrap();
+        assert_eq!(agent.run("echo second", 20).unwrap(), "second");
+        first.write(b"go\n").unwrap();
+        assert_eq!(first.wait().unwrap().stdout, "first go\n");
+        drop(dropped);
+        assert_eq!(agent.run("echo still there", 20).unwrap(), "still there");
+    }
+
+    #[test]
+    fn a_stream_through_a_command_carries_an_agent() {
+        let agent = agent("outer");
+        let stream = agent.start("exec cat", 20).unwrap();
+        let (mut reader, mut writer) = stream.into_stream();
+        writer.write_all(b"there and back").unwrap();
+        let mut back = [0; 14];
+        reader.read_exact(&mut back).unwrap();
+        assert_eq!(&back, b"there and back");
+        writer.close().unwrap();
+        assert_eq!(reader.read(&mut back).unwrap(), 0);
+    }
+
+    #[test]
+    fn the_end_of_the_stream_ends_all_waits() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let agent = thread::spawn(move || {
+            let transcript = Log::create(Path::new("/dev/null")).unwrap();
+            let reader = ours.try_clone().unwrap();
+            Agent::connect("gone", reader, ours, transcript, Duration::from_secs(20)).unwrap()
+        });
+        let hello = Frame::read(&mut theirs).unwrap().unwrap();
+        hello.write(&mut theirs).unwrap();
+        let agent = agent.join().unwrap();
+        let running = agent.start("anything", 1000).unwrap();
+        drop(theirs);
+        assert!(running.wait().unwrap_err().to_string().contains("anything"));
+        assert!(agent.run("more", 1000).is_err());
+    }
+
+    #[test]
+    fn only_the_last_lines_are_told() {
+        let text: String = (0..40).map(|n| format!("line {n}\n")).collect();
+        assert!(last_lines(&text).starts_with("line 25\n"));
+        assert_eq!(last_lines("a\nb\n"), "a\nb\n");
     }
 }

@@ -16,6 +16,7 @@ pub struct Log {
 
 struct Inner {
     path: PathBuf,
+    created: Instant,
     state: Mutex<State>,
     grown: Condvar,
 }
@@ -31,12 +32,18 @@ impl Log {
     pub fn create(path: &Path) -> Result<Log> {
         let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
         let state = Mutex::new(State { file, text: String::new(), ended: false });
-        Ok(Log { inner: Arc::new(Inner { path: path.into(), state, grown: Condvar::new() }) })
+        let (path, created) = (path.into(), Instant::now());
+        Ok(Log { inner: Arc::new(Inner { path, created, state, grown: Condvar::new() }) })
     }
 
     /// Where it is kept.
     pub fn path(&self) -> &Path {
         &self.inner.path
+    }
+
+    /// How long ago it was created.
+    pub fn age(&self) -> Duration {
+        self.inner.created.elapsed()
     }
 
     /// Adds what arrived. The file is a copy for people: failing to write it

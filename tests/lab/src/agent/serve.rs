@@ -1,7 +1,7 @@
 //! The agent's side of the protocol: runs commands, streams what they print.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -26,10 +26,19 @@ struct Process {
     group: Pid,
 }
 
+/// Where frames go; several commands write.
+type Output = Arc<Mutex<Box<dyn Write + Send>>>;
+
 /// Executes commands that arrive on `port` until it is closed.
 pub fn serve(port: &str) -> io::Result<()> {
-    let mut from = OpenOptions::new().read(true).write(true).open(port)?;
-    let to = Arc::new(Mutex::new(from.try_clone()?));
+    let from = OpenOptions::new().read(true).write(true).open(port)?;
+    let to = from.try_clone()?;
+    serve_on(from, to)
+}
+
+/// Executes commands that arrive on a stream until it ends.
+pub fn serve_on(mut from: impl Read, to: impl Write + Send + 'static) -> io::Result<()> {
+    let to: Output = Arc::new(Mutex::new(Box::new(to)));
     let running = Running::default();
     while let Some(frame) = Frame::read(&mut from)? {
         match frame.kind {
@@ -86,7 +95,7 @@ fn copy_unbuffered(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> 
 }
 
 /// A port that fails has no reader left to be told; the reading side ends then.
-fn send(to: &Mutex<File>, kind: Kind, id: u32, payload: &[u8]) {
+fn send(to: &Output, kind: Kind, id: u32, payload: &[u8]) {
     let _ = Frame::new(kind, id, payload).write(&mut *to.lock().unwrap());
 }
 
@@ -95,7 +104,7 @@ fn kill(group: Pid) {
     let _ = kill_process_group(group, Signal::KILL);
 }
 
-fn start(to: &Arc<Mutex<File>>, running: &Running, frame: &Frame) -> io::Result<()> {
+fn start(to: &Output, running: &Running, frame: &Frame) -> io::Result<()> {
     let (seconds, command) =
         parse_run_request(&frame.payload).ok_or(io::ErrorKind::InvalidInput)?;
     let id = frame.id;
@@ -165,7 +174,7 @@ fn feed(mut stdin: ChildStdin) -> Sender<Vec<u8>> {
 
 /// A thread that passes on what the command prints; drops `drained` at its end.
 fn pump(
-    to: Arc<Mutex<File>>,
+    to: Output,
     kind: Kind,
     id: u32,
     mut pipe: impl Read + Send + 'static,

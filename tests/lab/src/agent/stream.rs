@@ -19,6 +19,35 @@ const LAST_REPEATED: usize = 20;
 /// A receiver that hears nothing for this long reports what it has.
 const SILENCE: Duration = Duration::from_secs(20);
 
+/// What the sender did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Numbers that were sent, or that the network refused.
+    pub count: u64,
+    /// The longest time between two of them, in microseconds: a sender that gets no
+    /// time to run makes a gap that is not the network's.
+    pub longest_gap_us: u64,
+}
+
+impl fmt::Display for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sent {} longest_gap_us {}", self.count, self.longest_gap_us)
+    }
+}
+
+impl FromStr for Sent {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Sent> {
+        match text.split_whitespace().collect::<Vec<_>>().as_slice() {
+            ["sent", count, "longest_gap_us", gap] => {
+                Ok(Sent { count: count.parse()?, longest_gap_us: gap.parse()? })
+            }
+            _ => bail!("not a report of a sent stream: {text:?}"),
+        }
+    }
+}
+
 /// What the receiver saw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
@@ -64,7 +93,7 @@ impl FromStr for Report {
 }
 
 /// Sends a datagram every `interval` to `receiver` until standard input ends.
-pub fn send(receiver: &str, interval: Duration) -> Result<()> {
+pub fn send(receiver: &str, interval: Duration) -> Result<Sent> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(receiver).with_context(|| format!("connecting to {receiver}"))?;
     let (ended, wait_ended) = mpsc::channel::<()>();
@@ -73,18 +102,20 @@ pub fn send(receiver: &str, interval: Duration) -> Result<()> {
         let _ = io::stdin().read_to_end(&mut Vec::new());
         drop(ended);
     });
-    let mut number: u64 = 0;
+    let mut sent = Sent::default();
+    let mut gaps = Gaps::default();
     while wait_ended.recv_timeout(interval) == Err(mpsc::RecvTimeoutError::Timeout) {
+        gaps.pass(Instant::now());
         // What the network refuses is lost; the receiver counts.
-        let _ = socket.send(&number.to_le_bytes());
-        number += 1;
+        let _ = socket.send(&sent.count.to_le_bytes());
+        sent.count += 1;
     }
     for _ in 0..LAST_REPEATED {
         let _ = socket.send(&LAST.to_le_bytes());
         thread::sleep(interval);
     }
-    println!("sent {number}");
-    Ok(())
+    sent.longest_gap_us = gaps.longest.as_micros() as u64;
+    Ok(sent)
 }
 
 /// Receives a stream on `port` to its end.
@@ -106,20 +137,33 @@ pub fn receive(port: u16) -> Result<Report> {
     }
 }
 
+/// The longest time between two events.
+#[derive(Default)]
+struct Gaps {
+    last: Option<Instant>,
+    longest: Duration,
+}
+
+impl Gaps {
+    fn pass(&mut self, now: Instant) {
+        if let Some(last) = self.last.replace(now) {
+            self.longest = self.longest.max(now.duration_since(last));
+        }
+    }
+}
+
 #[derive(Default)]
 struct Tally {
     report: Report,
     next: u64,
     missing: BTreeSet<u64>,
-    last_arrival: Option<Instant>,
+    gaps: Gaps,
 }
 
 impl Tally {
     fn count(&mut self, number: u64, now: Instant) {
-        if let Some(last) = self.last_arrival.replace(now) {
-            let gap = now.duration_since(last).as_micros() as u64;
-            self.report.longest_gap_us = self.report.longest_gap_us.max(gap);
-        }
+        self.gaps.pass(now);
+        self.report.longest_gap_us = self.gaps.longest.as_micros() as u64;
         if number >= self.next {
             self.missing.extend(self.next..number);
             self.next = number + 1;
@@ -150,5 +194,7 @@ mod tests {
         assert_eq!(tally.report, expected);
         assert_eq!(tally.report.to_string().parse::<Report>().unwrap(), expected);
         assert!("received 1".parse::<Report>().is_err());
+        let sent = Sent { count: 6, longest_gap_us: 30 };
+        assert_eq!(sent.to_string().parse::<Sent>().unwrap(), sent);
     }
 }

@@ -1,11 +1,11 @@
 //! The agent: what the harness runs inside dom0 and the guests.
 
+use std::fmt::Display;
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use lab::agent::transfer::Transferred;
 use lab::agent::{pktgen, serve, stream, transfer};
 
 const USAGE: &str = "usage: lab-agent COMMAND
@@ -40,22 +40,20 @@ fn run(args: &[String]) -> Result<()> {
         }
         ["transfer-put", server, mib] => show(transfer::put(server, mib.parse()?)?),
         ["transfer-get", server, mib] => show(transfer::get(server, mib.parse()?)?),
-        ["stream-send", receiver, ms] => stream::send(receiver, Duration::from_millis(ms.parse()?)),
-        ["stream-receive", port] => {
-            println!("{}", stream::receive(port.parse()?)?);
-            Ok(())
+        ["stream-send", receiver, ms] => {
+            show(stream::send(receiver, Duration::from_millis(ms.parse()?))?)
         }
+        ["stream-receive", port] => show(stream::receive(port.parse()?)?),
         ["pktgen-receive", port, shortest, longest, count] => {
             let frames = shortest.parse()?..=longest.parse()?;
-            println!("{}", pktgen::receive(port.parse()?, frames, count.parse()?)?);
-            Ok(())
+            show(pktgen::receive(port.parse()?, frames, count.parse()?)?)
         }
         _ => bail!("{USAGE}"),
     }
 }
 
 /// In the form that the harness reads.
-fn show(transferred: Transferred) -> Result<()> {
-    println!("{transferred}");
+fn show(report: impl Display) -> Result<()> {
+    println!("{report}");
     Ok(())
 }

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use crate::agent::stream::Report;
+use crate::agent::stream::{Report, Sent};
 use crate::client::Running;
 use crate::config::GuestKind;
 use crate::observe::snapshot::Snapshot;
@@ -70,8 +70,9 @@ impl Stream {
     const PORT: u16 = 7100;
     const INTERVAL_MS: u32 = 20;
 
-    /// Silence for longer than this is an interruption, even on a slow machine.
-    const LONGEST_GAP: Duration = Duration::from_secs(2);
+    /// A silence that is longer than the sender's own by this is an interruption,
+    /// even on a slow machine.
+    const INTERRUPTION: Duration = Duration::from_secs(2);
 
     fn start(from: &Peer, to: &Peer) -> Result<Stream> {
         let seconds = 1800;
@@ -86,13 +87,18 @@ impl Stream {
     /// Ends it; fails if it ever stopped. Returns what it saw.
     fn end(self) -> Result<String> {
         self.sender.close_stdin()?;
-        let sent = self.sender.wait()?.stdout;
-        let sent: u64 = sent.trim().strip_prefix("sent ").context("the sender's count")?.parse()?;
+        let sent: Sent = self.sender.wait()?.stdout.trim().parse()?;
         let report: Report = self.receiver.wait()?.stdout.trim().parse()?;
+        let lost = sent.count - report.received;
         let gap = Duration::from_micros(report.longest_gap_us);
-        let lost = sent - report.received;
-        let figures = format!("{sent} datagrams, {lost} lost, longest gap {gap:.0?}");
-        if gap > Self::LONGEST_GAP || lost * 100 > sent || report.repeated > 0 {
+        let senders = Duration::from_micros(sent.longest_gap_us);
+        let figures = format!(
+            "{} datagrams, {lost} lost, longest gap {} ms (the sender's {} ms)",
+            sent.count,
+            gap.as_millis(),
+            senders.as_millis()
+        );
+        if gap > senders + Self::INTERRUPTION || lost * 100 > sent.count || report.repeated > 0 {
             bail!("the stream between others was disturbed: {figures}, {report}");
         }
         Ok(figures)

@@ -57,16 +57,16 @@ pub(super) fn reboot(world: &mut World) -> Result<String> {
 
 pub(super) fn shutdown(world: &mut World) -> Result<String> {
     world.needs_causeway()?;
-    let (a, _) = world.pair()?;
+    world.pair()?;
     world.xl("shutdown -w driver-domain", 60)?;
     world.wait_gone("driver-domain", 30)?;
     world.forget_driver_domain();
-    // The frontend saw its backend close.
-    let down =
-        "until [ \"$(cat /sys/class/net/eth0/carrier 2>/dev/null)\" != 1 ]; do sleep 0.1; done";
-    a.agent.run(down, 30).context("a's vif goes down")?;
+    // The backends closed in order, so the frontends did too: state 6.
+    let state = "xenstore-read /local/domain/$(xl domid a)/device/vif/0/state";
+    let closed = format!("until [ \"$({state})\" = 6 ]; do sleep 0.1; done");
+    world.dom0().run(&closed, 30).context("a's frontend closes")?;
     world.clear()?;
-    Ok("gone, the guests' vifs are down".into())
+    Ok("gone, and the guests' vifs are closed".into())
 }
 
 /// The toolstack's way to ask for a crash.
