@@ -18,7 +18,7 @@ use kernel::switch::{
 use xen::event::EventPort;
 use xen::{Hypervisor, Instant};
 
-use crate::netback::data::{AttachError, Vif, VifCounters, Violation};
+use crate::netback::data::{AttachError, Vif, VifCounters, Violation, is_short};
 use crate::netback::{ConnectRequest, Progress, Urgency, VifConfig, VifHost, VifId};
 use crate::nic::{Cause, Link, Nic, Status};
 
@@ -264,7 +264,9 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         let wire = self.receive_from_wire(now);
         self.expire(now);
         self.flush(now);
-        core::mem::take(&mut self.news) || wire || !self.ready.is_empty()
+        // What comes back comes with an interrupt, or when its wait is over.
+        let waiting = !self.ready.is_empty() && !is_short(&self.pools);
+        core::mem::take(&mut self.news) || wire || waiting
     }
 
     /// When [`poll`](Self::poll) has to be called next, whatever happens.

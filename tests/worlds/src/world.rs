@@ -15,6 +15,7 @@ use kernel::{Limits, Pools};
 use xen::event::EventPort;
 use xen::fake::{Audit, FakeXen, Guest, Kind, Operation, When};
 use xen::fake_store::{Detach, DetachError, Toolstack, VifPaths, Xenstored};
+use xen::hypercall::Shutdown;
 use xen::{DomainId, Hypervisor, Instant};
 
 use crate::front::{Front, Manners};
@@ -407,6 +408,27 @@ impl World {
         assert_eq!(window.free() + mappings.len(), FRAMES, "frames lost");
         assert_eq!(ports.len(), vifs + self.lost_ports, "{ports:?}");
         assert_eq!((zombies.len(), displaced.len(), stray_notifies), (0, 0, 0));
+    }
+
+    /// The toolstack asks the domain to end; what it ends by, and when, with nothing
+    /// of any guest's left in its hands.
+    ///
+    /// # Panics
+    /// If it does not end, or something is left.
+    pub fn shut_down(mut self, wish: &str) -> Shutdown {
+        self.ended = true;
+        let path = format!("/local/domain/{}/control/shutdown", US.0);
+        self.store.act(DomainId::ZERO).write(&path, wish).expect("dom0 may");
+        let end = self.now() + Duration::from_secs(10);
+        loop {
+            self.pass(Duration::from_millis(10));
+            if let Next::End(reason) = self.next {
+                assert!(self.xen.audit().is_clean(), "{:?}", self.xen.audit());
+                self.check_at_rest();
+                return reason;
+            }
+            assert!(self.now() < end, "it does not end");
+        }
     }
 
     /// Lets what is on its way arrive or expire, checks what every world must be

@@ -409,6 +409,26 @@ fn f6_grants_that_are_none() {
     }
 }
 
+/// S-15, P-15: a slot that cannot be read is told apart from an empty one before it.
+#[test]
+fn s15_empty_slots_do_not_hide_which_one_failed() {
+    let mut world = World::new();
+    let [evil, b] = world.connected();
+    world[evil].hands_off = true;
+    let gref = page(&mut world, evil);
+    let slot = |id, gref, flags, size| TxRequest::new(gref, 0, flags, id, size).into();
+    let slots =
+        [slot(1, gref, MORE, 120), slot(2, 0, MORE, 0), slot(3, 0, MORE, 30), slot(4, 0, NONE, 0)];
+    show(&mut world, evil, &slots);
+    world.settle();
+    let mut answers: Vec<_> = std::iter::from_fn(|| world[evil].rings.tx.take()).collect();
+    answers.sort_by_key(|answer| answer.id);
+    let answers: Vec<_> = answers.iter().map(|answer| (answer.id, answer.status)).collect();
+    assert_eq!(answers, [(1, 0), (2, 0), (3, Status::Error as i16), (4, 0)]);
+    assert_eq!(world[b].received, []);
+    world.end();
+}
+
 /// F-6, F-7: the same page and the same id in all slots is nobody's business.
 #[test]
 fn f6_the_same_grant_everywhere() {

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use drivers::netback::{Progress, Urgency, VifHost, VifId};
 use worlds::{Id, Level, Manners, Outgoing, World, frames, journal};
 use xen::fake::{Grant, Kind, Operation, When};
+use xen::hypercall::Shutdown;
 use xen::netif::{TxFlags, TxRequest};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -304,4 +306,47 @@ fn t15_a_detach_under_traffic() {
     world.xen.clear_faults();
     world[b].received.clear();
     world.end();
+}
+
+/// O-13: an end by force does not wait for pages that are out. They come back later
+/// and are counted, and no more.
+#[test]
+fn o13_pages_that_come_back_late() {
+    let mut world = World::new();
+    let a = world.attach(0);
+    let b = world.attach_with(1, Manners { offers: 0, ..Manners::default() }, &[]);
+    for _ in 0..5 {
+        send(&mut world, a, b, 1000);
+    }
+    world.settle();
+    let id = VifId { frontend: world[a].vif().frontend, handle: world[a].vif().devid };
+    let now = world.now();
+    assert_eq!(world.network.disconnect(id, Urgency::Patient, now), Progress::Pending);
+    assert_eq!(world.network.disconnect(id, Urgency::Forced, now), Progress::Finished);
+    assert_eq!(world.network.disconnect(id, Urgency::Patient, now), Progress::Finished);
+    assert_eq!(world.xen.audit().of(id.frontend), (vec![], vec![]));
+    let counters = world.network.pools().tracker.counters();
+    assert_eq!((counters.outstanding(), counters.abandoned), (5, 0));
+    world.pass(100 * MILLISECOND);
+    let counters = world.network.pools().tracker.counters();
+    assert_eq!((counters.outstanding(), counters.abandoned), (0, 5));
+    assert_eq!((world[a].answers.len(), world[a].unanswered()), (0, 5));
+    assert_eq!(world.detach(a), Ok(()));
+    world.end();
+}
+
+/// H-15: the domain ends with nothing of its guests' in its hands.
+#[test]
+fn h15_a_shutdown_under_traffic() {
+    for (wish, reason) in [("poweroff", Shutdown::PowerOff), ("reboot", Shutdown::Reboot)] {
+        let mut world = World::new();
+        let [a, b] = world.connected();
+        let c = world.attach_with(2, Manners { offers: 0, ..Manners::default() }, &[]);
+        for to in [b, c] {
+            for _ in 0..20 {
+                send(&mut world, a, to, 1000);
+            }
+        }
+        assert_eq!(world.shut_down(wish), reason);
+    }
 }

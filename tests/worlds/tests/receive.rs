@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use drivers::netback::data::is_short;
 use kernel::switch::DropReason;
 use worlds::{Id, Manners, Outgoing, World, frames};
 use xen::PAGE_SIZE;
@@ -293,5 +294,34 @@ fn two_stalled_guests_do_not_block_each_other() {
     }
     world.pass(100 * MILLISECOND);
     assert_eq!(drops(&world, DropReason::Expired), 100);
+    world.end();
+}
+
+/// Guests that never receive hold as many packets as there are. The domain rests
+/// until one comes back, and then goes on.
+#[test]
+fn a_domain_without_packets_rests() {
+    let mut world = World::new();
+    let stalled = Manners { offers: 0, ..Manners::default() };
+    let silent = [0, 1, 2].map(|guest| world.attach_with(guest, stalled.clone(), &[]));
+    let [a, b] = [3, 4].map(|guest| world.attach(guest));
+    for to in silent.into_iter().cycle().take(6) {
+        let frame = frame(&world, a, to, 100);
+        for _ in 0..world[a].rings.tx.free() {
+            world[a].queue(&Outgoing::whole(&frame));
+        }
+        world[a].kick();
+        world.settle();
+    }
+    send(&mut world, b, a, 100);
+    assert!(is_short(world.network.pools()), "all taken");
+    assert_ne!(world[a].unanswered(), 0);
+    assert_eq!(world[b].unanswered(), 1);
+    let turns = world.turns;
+    world.pass(90 * MILLISECOND);
+    assert!(world.turns - turns < 5, "{} turns", world.turns - turns);
+    world.pass(20 * MILLISECOND);
+    assert_eq!((world[a].unanswered(), world[b].unanswered()), (0, 0));
+    assert_eq!(world[a].received.len(), 1);
     world.end();
 }

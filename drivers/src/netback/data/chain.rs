@@ -155,3 +155,150 @@ fn check_page(slot: &TxRequest) -> Result<(), Violation> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+
+    use proptest::prelude::*;
+    use xen::netif::ExtraInfo;
+
+    use super::*;
+
+    const MORE: TxFlags = TxFlags::MORE_DATA;
+    const LAST: TxFlags = TxFlags::empty();
+
+    fn slot(flags: TxFlags, offset: u16, size: u16) -> TxSlot {
+        TxRequest::new(8, offset, flags, 3, size).into()
+    }
+
+    fn extra(kind: u8, flags: ExtraFlags) -> TxSlot {
+        ExtraInfo::new(kind, flags, [0; 6]).into()
+    }
+
+    /// What becomes of the slots, and how many of them were taken.
+    fn parse(slots: &[TxSlot]) -> (Result<Chain, Violation>, usize) {
+        let mut left = slots.iter().copied();
+        let chain = Chain::parse(|| left.next());
+        (chain, slots.len() - left.len())
+    }
+
+    /// The refusal of a request of these slots, all of which belong to it.
+    fn refusal(slots: &[TxSlot]) -> Option<Refusal> {
+        let (chain, taken) = parse(slots);
+        assert_eq!(taken, slots.len(), "a refused request's slots are taken as well");
+        chain.expect("no violation").refusal
+    }
+
+    fn violation(slots: &[TxSlot]) -> Option<Violation> {
+        parse(slots).0.err()
+    }
+
+    #[test]
+    fn the_first_slot_says_how_long_the_packet_is() {
+        let slots = [slot(MORE, 5, 1000), slot(MORE, 0, 300), slot(LAST, 4, 100)];
+        let (chain, taken) = parse(&slots);
+        let chain = chain.expect("a request");
+        assert_eq!((chain.len, chain.extras, chain.refusal, taken), (1000, 0, None, 3));
+        let sizes: vec::Vec<_> = chain.slots.iter().map(|slot| slot.size).collect();
+        assert_eq!(sizes, [600, 300, 100], "P-8");
+        let (chain, taken) = parse(&[slot(LAST, 0, 60), slot(LAST, 0, 70)]);
+        assert_eq!((chain.expect("a request").len, taken), (60, 1), "one at a time");
+    }
+
+    #[test]
+    fn extra_info_stands_behind_the_first_slot() {
+        let first = slot(MORE | TxFlags::EXTRA_INFO, 0, 100);
+        let more = ExtraFlags::MORE;
+        let (chain, taken) =
+            parse(&[first, extra(4, more), extra(4, ExtraFlags::empty()), slot(LAST, 0, 50)]);
+        let chain = chain.expect("a request");
+        assert_eq!((chain.extras, chain.slots.len(), chain.refusal, taken), (2, 2, None, 4));
+        // Later slots' flags mean nothing but that there are more (P-7).
+        let odd = slot(TxFlags::all() - MORE, 0, 50);
+        assert_eq!(refusal(&[slot(MORE, 0, 100), odd]), None);
+        for kind in [1, 2, 3, 5] {
+            let info = extra(kind, ExtraFlags::empty());
+            assert_eq!(refusal(&[first, info, slot(LAST, 0, 50)]), Some(Refusal::Extra));
+        }
+        for kind in [0, 6, 255] {
+            let info = extra(kind, ExtraFlags::empty());
+            assert_eq!(violation(&[first, info]), Some(Violation::UnknownExtra(kind)), "P-11");
+        }
+    }
+
+    #[test]
+    fn a_chain_as_long_as_the_ring_is_counted() {
+        let mut slots = vec![slot(TxFlags::EXTRA_INFO, 0, 100)];
+        slots.resize(255, extra(4, ExtraFlags::MORE));
+        slots.push(extra(4, ExtraFlags::empty()));
+        assert_eq!(parse(&slots).0.expect("a request").extras, 255);
+    }
+
+    #[test]
+    fn limits_on_slots() {
+        let slots = |further| {
+            let mut slots = vec![slot(MORE, 0, 1000); further];
+            slots.iter_mut().skip(1).for_each(|later| *later = slot(MORE, 0, 1));
+            slots.push(slot(LAST, 0, 1));
+            slots
+        };
+        assert_eq!(refusal(&slots(18)), None, "P-9");
+        assert_eq!(refusal(&slots(19)), Some(Refusal::TooManySlots));
+        assert_eq!(refusal(&slots(20)), Some(Refusal::TooManySlots));
+        assert_eq!(violation(&slots(21)), Some(Violation::TooManySlots));
+        assert_eq!(violation(&slots(21)[..21]), Some(Violation::TooManySlots), "told early");
+    }
+
+    #[test]
+    fn sizes_and_pages() {
+        let crosses = |offset, size| Some(Violation::CrossesPage { offset, size });
+        assert_eq!(refusal(&[slot(LAST, 4082, 14)]), None);
+        assert_eq!(violation(&[slot(LAST, 4083, 14)]), crosses(4083, 14));
+        assert_eq!(violation(&[slot(LAST, 65_535, 65_535)]), crosses(65_535, 65_535));
+        assert_eq!(refusal(&[slot(LAST, 0, 13)]), Some(Refusal::Size));
+        assert_eq!(violation(&[slot(MORE, 4000, 300), slot(LAST, 0, 203)]), crosses(4000, 97));
+        assert_eq!(refusal(&[slot(MORE, 4000, 300), slot(LAST, 0, 204)]), None);
+        assert_eq!(violation(&[slot(MORE, 0, 300), slot(LAST, 4096, 1)]), crosses(4096, 1));
+        assert_eq!(refusal(&[slot(MORE, 0, 300), slot(LAST, 4096, 0)]), None, "no byte");
+        for rest in [287, 300, 301, 4096] {
+            let slots = [slot(MORE, 0, 300), slot(LAST, 0, rest)];
+            assert_eq!(refusal(&slots), Some(Refusal::Size), "{rest}");
+        }
+        // A sum that would wrap round to a size that fits.
+        let mut wraps = vec![slot(MORE, 0, 100)];
+        wraps.extend([slot(MORE, 0, 4096); 15]);
+        wraps.extend([slot(MORE, 0, 4095), slot(LAST, 0, 50)]);
+        assert_eq!(refusal(&wraps), Some(Refusal::Size));
+    }
+
+    proptest! {
+        /// Whatever is in the ring: nothing is taken twice or left out, and what is not
+        /// refused adds up.
+        #[test]
+        fn any_slots(
+            raw in prop::collection::vec((any::<u32>(), 0..5000u16, 0..16u16, 0..5000u16), 0..40),
+        ) {
+            let slots: vec::Vec<_> = raw
+                .into_iter()
+                .map(|(gref, offset, flags, size)| {
+                    let flags = TxFlags::from_bits_truncate(flags);
+                    TxSlot::from(TxRequest::new(gref, offset, flags, 1, size))
+                })
+                .collect();
+            let (chain, taken) = parse(&slots);
+            if let Ok(chain) = chain {
+                prop_assert_eq!(taken, chain.slots.len() + usize::from(chain.extras));
+                if chain.refusal.is_none() {
+                    let sum: usize = chain.slots.iter().map(|slot| usize::from(slot.size)).sum();
+                    prop_assert_eq!(sum, usize::from(chain.len));
+                    prop_assert!(chain.slots[0].size >= ETHERNET_HEADER);
+                    prop_assert!(chain.slots.len() <= MAX_SLOTS);
+                    for slot in &chain.slots {
+                        prop_assert!(usize::from(slot.offset) + usize::from(slot.size) <= PAGE_SIZE);
+                    }
+                }
+            }
+        }
+    }
+}

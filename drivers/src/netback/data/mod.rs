@@ -7,5 +7,5 @@ mod vif;
 
 pub use chain::Violation;
 pub use rx::RxCounters;
-pub use tx::TxCounters;
+pub use tx::{TxCounters, is_short};
 pub use vif::{AttachError, Vif, VifCounters};

@@ -55,6 +55,12 @@ struct Pending {
     copies: Range<usize>,
 }
 
+/// Whether there is nothing to make a packet of, so that requests have to wait until
+/// something comes back.
+pub fn is_short(pools: &Pools) -> bool {
+    pools.idle() == 0 || pools.buffers.free(Size::Small) == 0
+}
+
 impl TxQueue {
     /// Takes over the ring in `page`, as it stands.
     pub(super) fn attach(
@@ -110,8 +116,7 @@ impl TxQueue {
         // Counted by requests, good ones or not: a guest that goes on producing while
         // we look must not keep us here.
         for _ in 0..room {
-            let short = pools.idle() == 0 || pools.buffers.free(Size::Small) == 0;
-            if short || pools.copies.room() < MAX_SLOTS || self.requests()? == 0 {
+            if is_short(pools) || pools.copies.room() < MAX_SLOTS || self.requests()? == 0 {
                 break;
             }
             let chain = Chain::parse(|| self.ring.take())?;
