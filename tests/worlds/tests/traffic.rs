@@ -395,14 +395,16 @@ fn extra_info_is_answered_beside_its_request() {
     ] {
         let frame = frame(&world, a, b, 1000);
         let packet = Outgoing::cut(&frame, vec![(0, 300), (7, 700)]).with_extras(&extras);
-        let ids = world[a].send(&packet);
+        let mut ids = world[a].queue(&packet);
+        ids.extend(world[a].send(&packet));
         world.settle();
         let mut answers = std::mem::take(&mut world[a].answers);
         answers.sort_by_key(|answer| answer.id);
-        assert_eq!(answers, [0, 1].map(|n| TxAnswer { id: ids[n], status }), "{extras:?}");
+        let expected: Vec<_> = ids.into_iter().map(|id| TxAnswer { id, status }).collect();
+        assert_eq!(answers, expected, "{extras:?}");
         assert_eq!(world[a].unanswered(), 0, "a NULL each: {extras:?}");
         let arrived = world[b].received.drain(..).map(|packet| packet.bytes).collect::<Vec<_>>();
-        assert_eq!(arrived, if status == OKAY { vec![frame] } else { vec![] });
+        assert_eq!(arrived, if status == OKAY { vec![frame; 2] } else { vec![] });
     }
     world.end();
 }
