@@ -118,9 +118,10 @@ impl Domain {
 
     /// Answers a line typed on the console with all counters.
     fn answer(&mut self) {
-        let mut line = [0; 64];
-        let len = console::read(&mut line);
-        if line[..len].iter().any(|byte| matches!(byte, b'\r' | b'\n')) {
+        // All that the console's ring holds.
+        let mut typed = [0; 1024];
+        let len = console::read(&mut typed);
+        if typed[..len].iter().any(|byte| matches!(byte, b'\r' | b'\n')) {
             let (used, size) = heap::usage();
             let report = Report(&self.network);
             console::print(format_args!("{report}heap: {used} of {size} bytes\n"));
@@ -148,10 +149,10 @@ impl Domain {
             && self.timer.is_none_or(|timer| deadline < timer)
         {
             // A moment in the past raises the event at once.
-            if let Err(error) = hypercall::set_timer(0, deadline) {
-                log::error!("timer: {error}");
+            match hypercall::set_timer(0, deadline) {
+                Ok(()) => self.timer = Some(deadline),
+                Err(error) => log::error!("timer: {error}"),
             }
-            self.timer = Some(deadline);
         }
         cpu::sleep_unless(events::any);
     }
@@ -171,7 +172,10 @@ impl Domain {
                 "{version} ready {micros} us after entry: {memory} MiB, NIC {}, link {link}",
                 nic.mac()
             ),
-            _ => log::info!("{version} ready {micros} us after entry: {memory} MiB, no NIC"),
+            (uplink, _) => {
+                let nic = if uplink.is_some() { "the NIC failed" } else { "no NIC" };
+                log::info!("{version} ready {micros} us after entry: {memory} MiB, {nic}");
+            }
         }
     }
 }

@@ -99,7 +99,6 @@ gdt:
 gdt_pointer:
     .word 15
     .long gdt
-    .long 0                     // read as 64 bits once in long mode
 
     .section .bss.boot, "aw", @nobits
     .align 4096

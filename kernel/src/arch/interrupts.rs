@@ -122,7 +122,7 @@ unsafe extern "C" {
     fn exception_entries();
 }
 
-/// Loads the table. Interrupts stay off until the event loop first sleeps.
+/// Loads the table. Interrupts stay off until the event loop begins.
 ///
 /// # Safety
 /// Called once, before interrupts are on.

@@ -61,14 +61,20 @@ impl Layout {
             .map(|range| range.end)
             .max()
             .ok_or(LayoutError::NoRam)?;
+        if ram_end > DEVICES.start {
+            return Err(LayoutError::NoHole);
+        }
         // Above all RAM, and clear of whatever else the map lists there.
         let mut start = ram_end.next_multiple_of(HUGE_PAGE);
         while let Some((taken, _)) =
             ranges().find(|(range, _)| range.start < start + WINDOW && start < range.end)
         {
             start = taken.end.checked_next_multiple_of(HUGE_PAGE).ok_or(LayoutError::NoHole)?;
+            if start > DEVICES.start {
+                break;
+            }
         }
-        if start + WINDOW > DEVICES.start {
+        if start > DEVICES.start - WINDOW {
             return Err(LayoutError::NoHole);
         }
         let page = PAGE_SIZE as u64;
@@ -114,5 +120,7 @@ mod tests {
         let lying =
             [range(1 << 20, 16 << 20, 1), MemoryRange { base: 16 << 20, size: u64::MAX, kind: 2 }];
         assert_eq!(Layout::new(&lying, 2 << 20), Err(LayoutError::NoHole));
+        let wrapping = [range(1 << 20, 16 << 20, 1), range(16 << 20, 0xffff_ffff_ff80_0000, 2)];
+        assert_eq!(Layout::new(&wrapping, 2 << 20), Err(LayoutError::NoHole));
     }
 }

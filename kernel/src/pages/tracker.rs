@@ -99,8 +99,8 @@ impl Counters {
 #[derive(Default, Debug)]
 pub struct Tracker {
     shards: Vec<Shard>,
-    /// Shards with responses due, each at most once.
-    due: Vec<ShardId>,
+    /// Shards with responses due, each at most once, by their index.
+    due: Vec<u16>,
     counters: Counters,
 }
 
@@ -209,7 +209,7 @@ impl Tracker {
         }
         shard.push_due(slot);
         if !mem::replace(&mut shard.listed, true) {
-            self.due.push(id);
+            self.due.push(id.index);
         }
     }
 
@@ -222,9 +222,11 @@ impl Tracker {
 
     /// A shard with responses due, each told once until more become due.
     pub fn next_due(&mut self) -> Option<ShardId> {
-        let id = self.due.pop()?;
-        self.shards[usize::from(id.index)].listed = false;
-        Some(id)
+        let index = self.due.pop()?;
+        let shard = &mut self.shards[usize::from(index)];
+        shard.listed = false;
+        // Of the queue that has the shard now: it may have been listed by another.
+        Some(ShardId { index, generation: shard.generation })
     }
 
     /// The next response due on a queue; its record is free again.
@@ -384,6 +386,14 @@ mod tests {
         let next = tracker.open(DomainId(4), 4).unwrap();
         assert_ne!(next.index, shard.index, "a hold is still out");
         tracker.release(late);
+        // The old queue listed the shard; what its successor owes is told all the same.
+        let successor = tracker.open(DomainId(6), 4).unwrap();
+        assert_eq!(successor.index, shard.index);
+        let hold = tracker.claim(successor, claim(3)).unwrap();
+        tracker.release(hold);
+        assert_eq!(tracker.next_due(), Some(successor));
+        assert_eq!(tracker.next_response(successor).map(|response| response.id), Some(3));
+        tracker.close(successor);
         assert_eq!(tracker.next_response(next), None);
         assert_eq!(tracker.counters().abandoned, 2);
         let reused = tracker.open(DomainId(5), 4).unwrap();

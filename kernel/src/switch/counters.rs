@@ -25,7 +25,7 @@ pub enum DropReason {
 
     /// Longer than the port's MTU.
     TooLong,
-    /// The port's queue was full.
+    /// The port's queue was full, or longer than what was left of the packets.
     QueueFull,
     /// No packet, buffer or page reference was left to share or copy it with.
     Exhausted,

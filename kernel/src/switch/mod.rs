@@ -22,7 +22,6 @@ use core::time::Duration;
 use xen::{Hypervisor, Instant};
 
 use crate::Pools;
-use crate::memory::Buffers;
 use crate::packet::{Addresses, Batch, ETHERNET_HEADER, Ethernet, Packet};
 use bridge::{Bridge, Forged, Learning};
 use prepare::Copies;
@@ -241,7 +240,7 @@ impl Switch {
         now: Instant,
     ) {
         let Some(state) = self.state_mut(to) else { return };
-        match state.admit(packet, &pools.buffers) {
+        match state.admit(packet, pools) {
             Ok(()) => match pools.share(packet) {
                 Some(clone) => self.enqueue(to, from, clone, pools, now),
                 None => state.counters.count(DropReason::Exhausted),
@@ -259,7 +258,7 @@ impl Switch {
         now: Instant,
     ) {
         let Some(state) = self.state_mut(to) else { return pools.give(packet) };
-        if let Err(reason) = state.admit(&packet, &pools.buffers) {
+        if let Err(reason) = state.admit(&packet, pools) {
             return state.counters.discard(reason, packet, pools);
         }
         if let Err(packet) = state.queue.push_fresh(packet, from, now) {
@@ -303,17 +302,20 @@ impl Switch {
 }
 
 impl PortState {
-    /// Whether a packet can go to the port, before any clone of it is made.
-    fn admit(&self, packet: &Packet, buffers: &Buffers) -> Result<(), DropReason> {
+    /// Whether a packet can go to the port, before any clone of it is made. No queue
+    /// is longer than what is left of the pool: ports that do not get on settle at
+    /// a share each, and as much stays free for all others.
+    fn admit(&self, packet: &Packet, pools: &Pools) -> Result<(), DropReason> {
         let (len, mtu) = (packet.len(), usize::from(self.config.mtu));
         // Tags are looked for only where they make a difference.
         if len > ETHERNET_HEADER + mtu {
-            let ethernet = Ethernet::parse(packet.headers(buffers));
+            let ethernet = Ethernet::parse(packet.headers(&pools.buffers));
             if ethernet.map_or(true, |ethernet| len > ethernet.payload + mtu) {
                 return Err(DropReason::TooLong);
             }
         }
-        if self.queue.has_room(len) { Ok(()) } else { Err(DropReason::QueueFull) }
+        let fair = self.queue.len() <= pools.idle();
+        if fair && self.queue.has_room(len) { Ok(()) } else { Err(DropReason::QueueFull) }
     }
 }
 

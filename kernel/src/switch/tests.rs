@@ -702,6 +702,25 @@ fn what_has_no_checksum_to_be_made_is_dropped() {
 }
 
 #[test]
+fn ports_that_do_not_get_on_leave_packets_for_the_others() {
+    let mut world = World::with_pools(pools(40, 40, 100, 64));
+    let [from, stalled @ .., to] = world.joined::<5>();
+    for port in stalled {
+        world.far(port).budget = 0;
+    }
+    let frame = frame(BROADCAST, guest_mac(0), 40);
+    for _ in 0..200 {
+        world.send(from, &frame);
+        assert!(world.pools.idle() >= 40 / 4 - 1, "{} left", world.pools.idle());
+    }
+    assert_eq!(world.got(to).len(), 200, "the port that gets on misses nothing");
+    for port in stalled {
+        assert!(world.counters(port)[DropReason::QueueFull] > 0);
+        world.switches.leave(port, &mut world.pools);
+    }
+}
+
+#[test]
 fn packets_expire_after_a_hundred_milliseconds() {
     let mut world = World::new();
     let [a, b, c] = world.joined();

@@ -38,7 +38,8 @@ pub trait Hypervisor: Clone {
     /// Raises the event at a port's other end.
     fn notify(&self, port: EventPort);
 
-    /// The time since the host started. Never goes back.
+    /// The time since the host started. It can step back by little where the host
+    /// recalibrates; differences saturate.
     fn now(&self) -> Instant;
 }
 

@@ -129,11 +129,12 @@ impl Chain {
     /// Extras follow the first slot. None of their features is offered, so a
     /// request with one is refused; only a hash is information that may be ignored.
     fn take_extras(&mut self, take: &mut impl FnMut() -> Option<TxSlot>) -> Result<(), Violation> {
+        let mut hashed = false;
         loop {
             let extra = take().ok_or(Violation::EndsEarly)?.extra();
             self.extras = self.extras.saturating_add(1);
             match extra.extra_type() {
-                Some(ExtraType::Hash) => {}
+                Some(ExtraType::Hash) if !hashed => hashed = true,
                 Some(_) => self.refuse(Refusal::Extra),
                 None => return Err(Violation::UnknownExtra(extra.kind)),
             }
@@ -210,10 +211,11 @@ mod tests {
     fn extra_info_stands_behind_the_first_slot() {
         let first = slot(MORE | TxFlags::EXTRA_INFO, 0, 100);
         let more = ExtraFlags::MORE;
-        let (chain, taken) =
-            parse(&[first, extra(4, more), extra(4, ExtraFlags::empty()), slot(LAST, 0, 50)]);
+        let (chain, taken) = parse(&[first, extra(4, ExtraFlags::empty()), slot(LAST, 0, 50)]);
         let chain = chain.expect("a request");
-        assert_eq!((chain.extras, chain.slots.len(), chain.refusal, taken), (2, 2, None, 4));
+        assert_eq!((chain.extras, chain.slots.len(), chain.refusal, taken), (1, 2, None, 3));
+        let twice = [first, extra(4, more), extra(4, ExtraFlags::empty()), slot(LAST, 0, 50)];
+        assert_eq!(refusal(&twice), Some(Refusal::Extra), "P-11");
         // Later slots' flags mean nothing but that there are more (P-7).
         let odd = slot(TxFlags::all() - MORE, 0, 50);
         assert_eq!(refusal(&[slot(MORE, 0, 100), odd]), None);
