@@ -8,7 +8,7 @@ image_flags = $${sysroot:+--sysroot $$sysroot }-C link-arg=-T$(CURDIR)/linker.ld
 host := --workspace --exclude boot
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test check lab bindings clean
+.PHONY: help build run test check lab soak bindings clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -36,6 +36,9 @@ check: build ## formatting, lints and the tests that need no Xen
 
 lab: build ## the tests on real Xen in QEMU
 	cargo run --release -p lab -- test $(image)
+
+soak: build ## 1 GiB between two guests on real Xen
+	cargo run --release -p lab -- test $(image) soak
 
 bindings: ## generate kernel/xen/src/bindings.rs from Xen's headers
 	kernel/xen/bindings/generate
