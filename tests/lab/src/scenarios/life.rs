@@ -76,8 +76,8 @@ pub(super) fn panic(world: &mut World) -> Result<String> {
     let console = world.driver_domain()?;
     world.xl("sysrq driver-domain c", 20)?;
     let line = console.wait(&["panic"], READY)?;
-    let crashed =
-        "until xl list driver-domain | tail -n 1 | grep -q -- '---c-'; do sleep 0.1; done";
+    // Of the flags in the fifth column, c is for crashed.
+    let crashed = "until xl list driver-domain | awk 'END { exit $5 !~ /c/ }'; do sleep 0.1; done";
     world.dom0().run(crashed, 30).context("xl shows the crash")?;
     world.clear()?;
     Ok(format!("xl shows the crash; the console: {line}"))
