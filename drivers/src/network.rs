@@ -459,8 +459,8 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             vifs.len() - 1
         });
         vifs[place] = Some(attached);
-        // A flush asks each of them at most twice.
-        self.endpoints.asked.reserve(2 * self.endpoints.vifs.len());
+        // A flush asks each of them at most three times.
+        self.endpoints.asked.reserve(3 * self.endpoints.vifs.len());
         self.names.insert(*id, place);
         self.events.insert(event, place);
         self.shards.insert(shard, place);

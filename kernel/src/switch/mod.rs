@@ -152,7 +152,8 @@ impl Switch {
         ports: &mut impl Ports,
     ) {
         self.prepare(hypervisor, pools, ports);
-        while let Some(index) = self.dirty.pop() {
+        for dirty in 0..self.dirty.len() {
+            let index = self.dirty[dirty];
             let id = self.id(index);
             let Some(state) = self.state_mut(index) else { continue };
             state.dirty = false;
@@ -162,6 +163,8 @@ impl Switch {
             let (packets, bytes) = (packets - state.queue.len(), bytes - state.queue.bytes());
             state.counters.sent.add(packets, bytes);
         }
+        self.settle(hypervisor, pools, ports);
+        self.dirty.clear();
     }
 
     /// Takes note that a port may be able to send again.

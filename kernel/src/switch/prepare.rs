@@ -75,22 +75,67 @@ impl Switch {
             let Some(terms) = ports.port(self.id(index)).map(|port| Terms::of(port)) else {
                 continue;
             };
-            for place in self.state_mut(index).map_or(0..0, |state| state.queue.set_ready()) {
-                if self.copies.0.len() == COPIES || pools.copies.room() < MAX_FRAGMENTS {
-                    self.complete(hypervisor, pools);
-                }
-                let Some(state) = self.slots[usize::from(index)].state.as_mut() else { break };
-                let copies = &mut self.copies.0;
-                let started = state.make_ready(place, &terms, pools);
-                match started {
-                    Ok(None) => {}
-                    Ok(Some((private, finish))) => {
-                        copies.push(Copying { port: index, place, private, finish });
-                    }
-                    Err(reason) => state.drop_queued(place, reason, pools),
-                }
+            for place in self.state_mut(index).map_or(0..0, |state| state.queue.fresh()) {
+                self.start(hypervisor, index, place, pools, |state, pools| {
+                    state.make_ready(place, &terms, pools)
+                });
             }
         }
+        self.finish(hypervisor, pools);
+    }
+
+    /// Sees that what the ports did not send at once borrows few pages of each
+    /// source (NETBACK-SPEC O-8); what is beyond is copied.
+    pub(super) fn settle<H: Hypervisor>(
+        &mut self,
+        hypervisor: &H,
+        pools: &mut Pools,
+        ports: &mut impl Ports,
+    ) {
+        for dirty in 0..self.dirty.len() {
+            let index = self.dirty[dirty];
+            if ports.port(self.id(index)).is_none() {
+                continue;
+            }
+            for place in self.state_mut(index).map_or(0..0, |state| state.queue.settle()) {
+                self.start(hypervisor, index, place, pools, |state, pools| {
+                    let borrows = state.queue.get(place).is_some_and(|packet| !packet.is_private());
+                    if borrows && !state.queue.lend(place) {
+                        state.copy(place, false, pools)
+                    } else {
+                        Ok(None)
+                    }
+                });
+            }
+        }
+        self.finish(hypervisor, pools);
+    }
+
+    /// Does a step with the packet at `place` of a port's queue, which may start a
+    /// copy of it or have it dropped.
+    fn start<H: Hypervisor>(
+        &mut self,
+        hypervisor: &H,
+        port: u16,
+        place: usize,
+        pools: &mut Pools,
+        step: impl FnOnce(&mut PortState, &mut Pools) -> Result<Option<(Private, bool)>, DropReason>,
+    ) {
+        if self.copies.0.len() == COPIES || pools.copies.room() < MAX_FRAGMENTS {
+            self.complete(hypervisor, pools);
+        }
+        let Some(state) = self.slots[usize::from(port)].state.as_mut() else { return };
+        match step(state, pools) {
+            Ok(None) => {}
+            Ok(Some((private, finish))) => {
+                self.copies.0.push(Copying { port, place, private, finish });
+            }
+            Err(reason) => state.drop_queued(place, reason, pools),
+        }
+    }
+
+    /// Completes all copies, and closes the gaps that dropped packets left.
+    fn finish<H: Hypervisor>(&mut self, hypervisor: &H, pools: &mut Pools) {
         self.complete(hypervisor, pools);
         for dirty in 0..self.dirty.len() {
             if let Some(state) = self.state_mut(self.dirty[dirty]) {
@@ -131,9 +176,19 @@ impl PortState {
             if let Some(finished) = finish_checksum(packet, &mut pools.buffers) {
                 return finished.map(|()| None).map_err(|_| DropReason::NoChecksum);
             }
-        } else if terms.lent && !finish && self.queue.lend(place) {
+        } else if terms.lent && !finish {
             return Ok(None);
         }
+        self.copy(place, finish, pools)
+    }
+
+    /// Starts a private copy of the packet at `place`.
+    fn copy(
+        &self,
+        place: usize,
+        finish: bool,
+        pools: &mut Pools,
+    ) -> Result<Option<(Private, bool)>, DropReason> {
         let Some(packet) = self.queue.get(place) else { return Ok(None) };
         if usize::from(HEADROOM) + packet.len() > Size::Large.bytes() {
             return Err(DropReason::TooLongToCopy);

@@ -127,11 +127,17 @@ impl PortQueue {
         Ok(())
     }
 
-    /// Takes note that all packets will be ready before the queue is used, and
-    /// returns where those are that are not yet.
-    pub(super) fn set_ready(&mut self) -> Range<usize> {
-        let fresh = core::mem::take(&mut self.fresh);
-        self.waiting.len() - fresh..self.waiting.len()
+    /// Where the packets are that came since the last [`settle`](Self::settle).
+    pub(super) fn fresh(&self) -> Range<usize> {
+        self.waiting.len() - self.fresh..self.waiting.len()
+    }
+
+    /// Takes note that what is left of the fresh packets stays, and returns where
+    /// they are.
+    pub(super) fn settle(&mut self) -> Range<usize> {
+        let fresh = self.fresh();
+        self.fresh = 0;
+        fresh
     }
 
     /// The packet at `index`, to be changed without changing its length.
@@ -179,8 +185,11 @@ impl PortQueue {
 
     /// Closes the holes.
     pub(super) fn close_holes(&mut self) {
-        if core::mem::take(&mut self.holes) > 0 {
+        // Holes are among the fresh packets, while there are any.
+        let holes = core::mem::take(&mut self.holes);
+        if holes > 0 {
             self.waiting.retain(|waiting| waiting.packet.is_some());
+            self.fresh = self.fresh.saturating_sub(holes);
         }
     }
 

@@ -208,7 +208,6 @@ fn the_mtu_is_kept() {
 
 /// Bursts of packets longer than our buffers, which cannot be copied to them.
 #[test]
-#[ignore = "the switch counts a source's pages before it sends, not what is left after"]
 fn jumbo_frames_come_in_bursts() {
     let mut world = World::new();
     let mtu = [("mtu", "9000")];
@@ -297,10 +296,10 @@ fn two_stalled_guests_do_not_block_each_other() {
     world.end();
 }
 
-/// Guests that never receive hold as many packets as there are. The domain rests
-/// until one comes back, and then goes on.
+/// Guests that never receive cannot hold all packets there are, however much is sent
+/// to them: the others go on as if nothing were.
 #[test]
-fn a_domain_without_packets_rests() {
+fn guests_that_never_receive_leave_packets_for_the_others() {
     let mut world = World::new();
     let stalled = Manners { offers: 0, ..Manners::default() };
     let silent = [0, 1, 2].map(|guest| world.attach_with(guest, stalled.clone(), &[]));
@@ -313,15 +312,14 @@ fn a_domain_without_packets_rests() {
         world[a].kick();
         world.settle();
     }
+    assert_ne!(drops(&world, DropReason::QueueFull), 0);
     send(&mut world, b, a, 100);
-    assert!(is_short(world.network.pools()), "all taken");
-    assert_ne!(world[a].unanswered(), 0);
-    assert_eq!(world[b].unanswered(), 1);
+    assert!(!is_short(world.network.pools()));
+    assert_eq!((world[a].unanswered(), world[b].unanswered()), (0, 0));
+    assert_eq!(world[a].received.len(), 1);
     let turns = world.turns;
     world.pass(90 * MILLISECOND);
     assert!(world.turns - turns < 5, "{} turns", world.turns - turns);
     world.pass(20 * MILLISECOND);
-    assert_eq!((world[a].unanswered(), world[b].unanswered()), (0, 0));
-    assert_eq!(world[a].received.len(), 1);
     world.end();
 }
