@@ -15,4 +15,4 @@ mod world;
 pub use front::{Front, Manners, Outgoing, Received, Rings, TxAnswer};
 pub use journal::{Level, journal};
 pub use wire::Wire;
-pub use world::{GUESTS, Id, US, World};
+pub use world::{GUESTS, Id, US, World, pools};

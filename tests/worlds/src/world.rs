@@ -42,6 +42,17 @@ const PATIENCE: usize = 20_000;
 /// Names a vif of a world.
 pub type Id = usize;
 
+/// What packets are made of, in RAM of the domain's. A clone of the hypervisor has to
+/// be kept for as long.
+pub fn pools(xen: &FakeXen) -> Pools {
+    let ram = |pages| {
+        let (base, first) = xen.ram(pages);
+        // SAFETY: fresh pages, which live as long as the hypervisor does.
+        unsafe { Ram::new(base, first, pages) }
+    };
+    Pools::new(Buffers::new(ram(SMALL), ram(LARGE)), POOLS)
+}
+
 /// The domain and everything around it. A test ends with [`end`](Self::end), which
 /// finds what was left behind.
 pub struct World {
@@ -92,13 +103,7 @@ impl World {
             store.act(DomainId::ZERO).mkdir(&disk).expect("dom0 may");
             xen.create_domain(guest)
         });
-        let ram = |pages| {
-            let (base, first) = xen.ram(pages);
-            // SAFETY: fresh pages, which live as long as the hypervisor, a clone of
-            // which is in the world.
-            unsafe { Ram::new(base, first, pages) }
-        };
-        let pools = Pools::new(Buffers::new(ram(SMALL), ram(LARGE)), POOLS);
+        let pools = pools(&xen);
         let window = Window::of(xen.foreign_frames(FRAMES));
         let switches = Switches::new(SWITCHES, [3, 5]);
         let mut network = Network::new(xen.clone(), pools, window, switches);

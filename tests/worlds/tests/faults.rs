@@ -3,8 +3,12 @@
 
 use std::time::Duration;
 
-use worlds::{Id, Level, Manners, Outgoing, World, frames, journal};
-use xen::fake::{Kind, Operation, When};
+use drivers::netback::Frontend;
+use drivers::netback::data::{AttachError, Vif};
+use kernel::memory::Window;
+use worlds::{GUESTS, Id, Level, Manners, Outgoing, US, World, frames, journal, pools};
+use xen::event::RemotePort;
+use xen::fake::{FakeXen, Grant, Kind, Operation, When};
 use xen::netif::Status;
 
 /// Grant statuses: refusals, one that is worth another try, and positive ones that
@@ -73,6 +77,32 @@ fn s9_nothing_is_left_to_connect_with() {
         world.xen.set_port_limit(1000);
     }
     world.end();
+}
+
+/// An attempt that failed leaves no record of pages that were never lent: the next
+/// one gets its place.
+#[test]
+fn s9_failed_attempts_leave_no_shard() {
+    let xen = FakeXen::new(US);
+    let guest = xen.create_domain(GUESTS[0]);
+    let (mut pools, mut window) = (pools(&xen), Window::of(xen.foreign_frames(2)));
+    let first = pools.tracker.open(GUESTS[0], 1).expect("a first");
+    let second = pools.tracker.open(GUESTS[0], 1).expect("a second");
+    pools.tracker.close(first);
+    let ring = || guest.grant(guest.add_page(), Grant::Writable);
+    let frontend = Frontend {
+        tx_ring: ring(),
+        rx_ring: ring(),
+        port: RemotePort(99),
+        rx_notify: true,
+        scatter_gather: true,
+        ipv4_checksum: true,
+        ipv6_checksum: true,
+    };
+    let result = Vif::attach(xen.clone(), GUESTS[0], &frontend, &mut window, &mut pools);
+    assert!(matches!(result, Err(AttachError::Bind(_))));
+    assert!(pools.tracker.open(GUESTS[0], 1).expect("one") < second, "the first's place");
+    assert!(xen.audit().is_clean());
 }
 
 /// A ring that cannot be unmapped: the vif goes all the same; its frames are out of

@@ -592,6 +592,69 @@ fn refused_requests_are_taken_in_batches() {
     world.end();
 }
 
+/// Events in plenty are one event: the turn is that of one batch, and nothing piles up
+/// (S-7).
+#[test]
+fn s7_many_events_are_one() {
+    let mut world = World::new();
+    let evil = world.attach(0);
+    world[evil].hands_off = true;
+    for _ in 0..256 {
+        world[evil].push(request(1, 0, NONE, 5));
+    }
+    world[evil].rings.tx.publish();
+    let port = world.xen.audit().ports[0].port;
+    for _ in 0..1000 {
+        world.network.event(port);
+    }
+    knock(&world, evil);
+    assert!(world.step());
+    assert_eq!(std::iter::from_fn(|| world[evil].rings.tx.take()).count(), 64);
+    world.settle();
+    world.end();
+}
+
+/// P-16: a frontend that broke its rings is not served any more, in neither direction
+/// and by no event; what waited for it goes home at once.
+#[test]
+fn p16_nothing_is_done_for_a_disabled_vif() {
+    let mut world = World::new();
+    let a = world.attach(0);
+    let evil = world.attach_with(1, Manners { offers: 0, ..Manners::default() }, &[]);
+    let stalled = world.attach_with(2, Manners { offers: 0, ..Manners::default() }, &[]);
+    world[evil].hands_off = true;
+    let long = |world: &World, from: Id, to: Id| {
+        Outgoing::whole(&frames::plain(world[to].mac(), world[from].mac(), 1000, 1))
+    };
+    // A page of its own is out, and one of another's waits for it.
+    let [out, to_evil] = [(evil, stalled), (a, evil)].map(|(from, to)| long(&world, from, to));
+    world[evil].send(&out);
+    world[a].send(&to_evil);
+    world.settle();
+    assert_eq!(world[a].unanswered(), 1);
+    let rx = &world[evil].rings.rx;
+    rx.set_word(Word::RequestProducer, rx.word(Word::RequestProducer).wrapping_add(1000));
+    knock(&world, evil);
+    world.settle();
+    assert!(world.error(evil).is_some());
+    assert_eq!(world[a].unanswered(), 0);
+    // Its ring is as good as new; nobody looks at it any more.
+    let counts = world.xen.counts();
+    let rx = &world[evil].rings.rx;
+    rx.set_word(Word::RequestProducer, rx.word(Word::ResponseProducer));
+    world[evil].offer(5);
+    world[a].send(&to_evil);
+    world.settle();
+    assert_eq!(world[evil].rings.rx.take(), None);
+    let now = world.xen.counts() - counts;
+    assert_eq!((now.copies, now.notifies), (1, 1), "the sender's headers, and its answer");
+    // And it is not told that its page came home.
+    world[stalled].offer(1);
+    world.settle();
+    assert_eq!((world.xen.counts() - counts).notifies, 2, "only the receiver is");
+    world.end();
+}
+
 /// F-7: a guest that never reads its responses and never refills.
 #[test]
 fn f7_responses_nobody_reads() {

@@ -327,11 +327,36 @@ fn o13_pages_that_come_back_late() {
     assert_eq!(world.xen.audit().of(id.frontend), (vec![], vec![]));
     let counters = world.network.pools().tracker.counters();
     assert_eq!((counters.outstanding(), counters.abandoned), (5, 0));
+    // What comes into its place is not it.
+    let c = world.attach(2);
+    assert_eq!(world.network.disconnect(id, Urgency::Forced, now), Progress::Finished);
+    send(&mut world, c, c, 100);
+    world.settle();
+    assert_eq!(world[c].unanswered(), 0, "still served");
     world.pass(100 * MILLISECOND);
     let counters = world.network.pools().tracker.counters();
     assert_eq!((counters.outstanding(), counters.abandoned), (0, 5));
     assert_eq!((world[a].answers.len(), world[a].unanswered()), (0, 5));
     assert_eq!(world.detach(a), Ok(()));
+    world.end();
+}
+
+/// A fault that nobody was told of yet goes with the vif: the next one under its name
+/// did nothing.
+#[test]
+fn faults_go_with_their_vif() {
+    let mut world = World::new();
+    let a = world.attach(0);
+    world[a].hands_off = true;
+    world[a].push(TxRequest::new(1, 4095, TxFlags::empty(), 1, 100).into());
+    world[a].kick();
+    assert!(world.step());
+    let id = VifId { frontend: world[a].vif().frontend, handle: world[a].vif().devid };
+    let now = world.now();
+    assert_eq!(world.network.disconnect(id, Urgency::Forced, now), Progress::Finished);
+    assert_eq!(world.network.next_fault(), None);
+    world.settle();
+    assert_eq!(world.error(a), None);
     world.end();
 }
 
