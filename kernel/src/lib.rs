@@ -24,4 +24,4 @@ mod pools;
 pub mod switch;
 
 pub use leak::leaked;
-pub use pools::{HEADROOM, Limits, Pools, Private};
+pub use pools::{DmaRegion, DmaRegions, HEADROOM, Limits, Pools, Private};

@@ -7,7 +7,7 @@ use xen::Hypervisor;
 use xen::grant::GrantCopy;
 
 use crate::memory::{Buffers, CopyBatch, Size};
-use crate::packet::{Linear, Packet};
+use crate::packet::{Linear, MAX_FRAGMENTS, Packet};
 use crate::pages::Tracker;
 
 /// How much the pools hold.
@@ -135,11 +135,35 @@ impl Pools {
         Some(Private { packet: copy, copies: first..self.copies.len() })
     }
 
+    /// Where a device finds the packet's bytes, in order; what follows without a gap
+    /// is one region. `None` where some of them cannot be reached by a device.
+    pub fn dma_regions(&self, packet: &Packet) -> Option<DmaRegions> {
+        let mut regions = DmaRegions::new();
+        if let Some(linear) = &packet.linear {
+            let region = linear.region(&self.buffers)?;
+            let region = DmaRegion { address: region.dma_address(), len: region.len().into() };
+            regions.push(region).ok()?;
+        }
+        packet.is_private().then_some(regions)
+    }
+
     /// Runs the copies collected so far.
     pub fn run_copies<H: Hypervisor>(&mut self, hypervisor: &H) {
         self.copies.run(hypervisor, &mut self.buffers);
     }
 }
+
+/// Bytes that a device reads: at most those of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DmaRegion {
+    /// The address that the device uses.
+    pub address: u64,
+    /// How many bytes.
+    pub len: u32,
+}
+
+/// The regions of one packet: at most its headers and each of its fragments.
+pub type DmaRegions = heapless::Vec<DmaRegion, { 1 + MAX_FRAGMENTS }>;
 
 /// A private copy on its way: a packet whose bytes are there once its copies have
 /// run.

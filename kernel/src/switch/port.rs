@@ -63,13 +63,16 @@ impl fmt::Display for JoinError {
     }
 }
 
-/// How long a port may look at a guest's page.
+/// How a port looks at a guest's page, and for how long at most, by a mechanism that
+/// the port names where it says so (NETBACK-SPEC O-8).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Holding {
     /// It never does: it takes packets that lie in our memory only.
     Private,
-    /// At most so long, by a mechanism the port names where it says so.
-    AtMost(Duration),
+    /// It copies from where the page is granted.
+    Granted(Duration),
+    /// A device reads it, where it is mapped.
+    Mapped(Duration),
 }
 
 /// Which packets a port takes with their checksum still to be made
@@ -108,8 +111,14 @@ pub trait Port {
     /// the rest. Packets that end here go back to `pools`.
     fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, now: Instant);
 
-    /// How long the port may hold lent pages.
+    /// How the port holds lent pages, and for how long.
     fn holding(&self) -> Holding;
+
+    /// How many regions of memory ([`Pools::dma_regions`]) the device behind the port
+    /// takes at once now. Of no meaning where nothing is [`Holding::Mapped`].
+    fn room(&self) -> usize {
+        0
+    }
 
     /// Which packets it takes without a finished checksum.
     fn partial_checksums(&self) -> PartialChecksums;

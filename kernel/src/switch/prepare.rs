@@ -48,7 +48,7 @@ struct Terms {
 
 impl Terms {
     fn of(port: &dyn Port) -> Self {
-        let lent = matches!(port.holding(), Holding::AtMost(_));
+        let lent = matches!(port.holding(), Holding::Granted(_));
         Self { lent, partial: port.partial_checksums() }
     }
 

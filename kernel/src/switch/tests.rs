@@ -18,7 +18,7 @@ const PACKETS: usize = 400;
 const BROADCAST: [u8; 6] = [0xff; 6];
 const MILLISECOND: u64 = 1_000_000;
 
-const LENDING: Holding = Holding::AtMost(Duration::from_millis(100));
+const LENDING: Holding = Holding::Granted(Duration::from_millis(100));
 
 fn guest_mac(guest: u8) -> [u8; 6] {
     [0, 0x16, 0x3e, 0, 0, guest]

@@ -219,7 +219,7 @@ impl<H: Hypervisor> Port for Vif<H> {
     /// Copies are made before `transmit` returns; a packet waits in the queue no
     /// longer than the queue's own deadline.
     fn holding(&self) -> Holding {
-        Holding::AtMost(MAX_WAIT)
+        Holding::Granted(MAX_WAIT)
     }
 
     fn partial_checksums(&self) -> PartialChecksums {
