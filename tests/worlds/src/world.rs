@@ -10,7 +10,7 @@ use drivers::network::Network;
 use drivers::nic::Cause;
 use drivers::turn::{Next, turn};
 use kernel::memory::{Buffers, Ram, Size, Window};
-use kernel::switch::{self, Switches};
+use kernel::switch::{self, Holding, Switches};
 use kernel::{Limits, Pools};
 use xen::event::EventPort;
 use xen::fake::{Audit, FakeXen, Guest, Kind, Operation, When};
@@ -107,7 +107,7 @@ impl World {
         let window = Window::of(xen.foreign_frames(FRAMES));
         let switches = Switches::new(SWITCHES, [3, 5]);
         let mut network = Network::new(xen.clone(), pools, window, switches);
-        let wire = Wire::default();
+        let wire = Wire::new(xen.clone(), Holding::Private);
         let bridge = "xenbr0".parse().expect("a name");
         network.set_uplink(wire.nic(), &bridge, xen.now()).expect("a first port");
         let control = Control::new(store.connect(US, 0));

@@ -195,6 +195,42 @@ fn a_wire_that_stalls_keeps_no_page() {
     world.end();
 }
 
+/// O-10, T-4: what the device has stays as it is until the device has read it, or was
+/// reset.
+#[test]
+fn what_the_device_has_is_kept_until_it_was_sent_or_the_device_reset() {
+    let mut world = World::new();
+    let a = world.attach(0);
+    let mac = world[a].mac();
+    let frames: Vec<_> = (0..6).map(|n| frames::plain(OUTSIDE, mac, 1000, n)).collect();
+    world.wire.hold(2);
+    for frame in &frames[..4] {
+        world[a].send(&Outgoing::whole(frame));
+    }
+    world.settle();
+    assert_eq!(world.wire.held().len(), 2);
+    let idle = world.network.pools().idle();
+    assert!(world.wire.complete());
+    assert_eq!(world.wire.take_frames(), frames[..1]);
+    world.settle();
+    assert_eq!(world.wire.held().len(), 2, "the third in its place");
+    assert_eq!(world.network.pools().idle(), idle + 1);
+    // One that was sent and two that were not; what waits is lost with the link.
+    assert!(world.wire.complete());
+    world.wire.stall();
+    world[a].send(&Outgoing::whole(&frames[4]));
+    world.settle();
+    assert_eq!(world.wire.held().len(), 0);
+    assert_eq!(world.wire.take_frames(), frames[1..2]);
+    world.check_at_rest();
+    world[a].send(&Outgoing::whole(&frames[5]));
+    world.settle();
+    assert!(world.wire.complete());
+    assert!(!world.wire.complete());
+    assert_eq!(world.wire.take_frames(), frames[5..]);
+    world.end();
+}
+
 /// A bridge of another name is a network of its own.
 #[test]
 fn bridges_do_not_leak_into_each_other() {

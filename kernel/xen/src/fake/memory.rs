@@ -78,6 +78,14 @@ impl View {
     }
 }
 
+/// A device looked where nothing is. On real hardware Xen counts it against the device,
+/// and ten take its bus mastering away (H-13).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IommuFault {
+    /// The address.
+    pub address: u64,
+}
+
 /// What a frame number of ours stands for.
 enum Entry {
     /// Our own RAM, at this address.
@@ -136,6 +144,31 @@ impl PhysicalMap {
             Entry::Ram(base) => Some(*base),
             Entry::Grant { .. } => None,
         }
+    }
+
+    /// What a device of ours reads at an address: the IOMMU takes it through the same
+    /// map (H-13).
+    pub(super) fn device_read(&self, address: u64, into: &mut [u8]) -> Result<(), IommuFault> {
+        let mut read = 0;
+        while read < into.len() {
+            let at = address + read as u64;
+            let offset = (at % PAGE_SIZE as u64) as usize;
+            let len = (into.len() - read).min(PAGE_SIZE - offset);
+            let base = match self.entries.get(&(at / PAGE_SIZE as u64)) {
+                Some(Entry::Ram(base)) => *base,
+                Some(Entry::Grant { page, .. }) => page.base(),
+                None => return Err(IommuFault { address: at }),
+            };
+            let into = &mut into[read..read + len];
+            // SAFETY: `offset` is inside the page.
+            let from = unsafe { base.add(offset) };
+            // SAFETY: `len` bytes of a page from `offset` do not leave it, and are not
+            // the caller's slice, which no map knows. Nobody writes them meanwhile:
+            // there is one thread, and it is here.
+            unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into.as_mut_ptr(), len) };
+            read += len;
+        }
+        Ok(())
     }
 
     /// Puts a guest's page at `frame`. RAM that was there is lost; over another

@@ -13,6 +13,7 @@ mod knobs;
 mod memory;
 
 use std::cell::RefCell;
+use std::fmt;
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ pub use events::OpenPort;
 pub use grants::{Grant, Mapping};
 pub use guest::{Guest, GuestFrame};
 pub use knobs::{Counts, Kind, Operation, When};
+pub use memory::IommuFault;
 pub(crate) use memory::View;
 
 use crate::bindings::{GNTCOPY_dest_gref, GNTCOPY_source_gref, gnttab_copy};
@@ -36,6 +38,12 @@ use memory::PhysicalMap;
 /// The in-memory hypervisor; its clones are the same one.
 #[derive(Clone)]
 pub struct FakeXen(Rc<RefCell<State>>);
+
+impl fmt::Debug for FakeXen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeXen").finish_non_exhaustive()
+    }
+}
 
 struct State {
     us: DomainId,
@@ -77,6 +85,14 @@ impl FakeXen {
         let numbers = first..first + count as u64;
         // SAFETY: nothing else is there, and each number is handed out once.
         numbers.map(|number| unsafe { ForeignFrame::new(number) }).collect()
+    }
+
+    /// Reads `into.len()` bytes as a device of ours does.
+    ///
+    /// # Errors
+    /// Where nothing is there.
+    pub fn device_read(&self, address: u64, into: &mut [u8]) -> Result<(), IommuFault> {
+        self.0.borrow().memory.device_read(address, into)
     }
 
     /// Creates a domain.

@@ -257,6 +257,35 @@ fn where_nothing_is_mapped_reads_give_ones_and_writes_are_lost() {
 }
 
 #[test]
+fn a_device_reads_our_ram_and_what_is_mapped_and_nothing_else() {
+    let world = world();
+    let read = |address: u64, len| {
+        let mut bytes = vec![0; len];
+        world.xen.device_read(address, &mut bytes).map(|()| bytes)
+    };
+    let (page, reference) = world.granted(&world.a, b"abc", Grant::ReadOnly);
+    let copy = |offset, len| {
+        let from = GrantRegion { domain: A, reference, offset: 0 };
+        world.copy(GrantCopy::from_grant(from, world.local(offset, len)))
+    };
+    assert_eq!(copy(PAGE_SIZE - 3, 3), Ok(()));
+    let ours = world.local(PAGE_SIZE - 3, 3).dma_address();
+    assert_eq!(read(ours, 4), Ok(b"abc\0".to_vec()), "over the page's end");
+    let frame = world.frame();
+    assert_eq!(read(frame.address(), 1), Err(IommuFault { address: frame.address() }));
+    let handle = world.map(GrantMap::new(A, reference, &frame, false)).expect("granted");
+    assert_eq!(read(frame.address() + 1, 2), Ok(b"bc".to_vec()));
+    world.a.page(page).write_bytes(1, b"X");
+    assert_eq!(read(frame.address(), 3), Ok(b"aXc".to_vec()), "the page itself");
+    let end = frame.address() + PAGE_SIZE as u64;
+    assert_eq!(read(end - 1, 2), Err(IommuFault { address: end }));
+    world.a.die();
+    assert_eq!(read(frame.address(), 3), Ok(b"aXc".to_vec()), "a mapping keeps its page");
+    assert_eq!(world.unmap(handle, &frame), Ok(()));
+    assert_eq!(read(frame.address(), 1), Err(IommuFault { address: frame.address() }));
+}
+
+#[test]
 fn a_map_asks_for_what_was_granted() {
     let world = world();
     let (page, readonly) = world.granted(&world.a, b"", Grant::ReadOnly);
