@@ -8,7 +8,9 @@ use drivers::nic::{Cause, Nic, Status};
 use drivers::report::Report;
 use drivers::turn::{Next, turn};
 use kernel::arch::cpu;
+use kernel::command_line::CommandLine;
 use kernel::memory::{Buffers, DmaPages, Ram, heap};
+use kernel::pages::choice::{Mode, UnknownMode};
 use kernel::switch::{BridgeName, Switches};
 use kernel::{Limits, Pools, console, events, switch};
 use xen::event::EventPort;
@@ -26,7 +28,8 @@ const DMA_PAGES: usize = 8;
 /// How large the switches are. An address table of 4096 entries takes 64 KiB.
 const SWITCHES: switch::Limits = switch::Limits { switches: 16, ports: 128, addresses: 4096 };
 /// Packets on their way at once, and copies in one hypercall.
-const POOLS: Limits = Limits { packets: 4096, copies: 512 };
+const PACKETS: usize = 4096;
+const COPIES: usize = 512;
 
 /// How long the NIC has to stop before the domain ends.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
@@ -48,16 +51,28 @@ pub struct Domain {
 impl Domain {
     /// Puts the parts together on a platform that is up.
     pub fn new(platform: Platform) -> Self {
-        let Platform { xen, clock, mut ram, window, store, ports, lapic, reserved, .. } = platform;
+        let Platform {
+            xen,
+            clock,
+            mut ram,
+            window,
+            store,
+            ports,
+            lapic,
+            reserved,
+            command_line,
+            ..
+        } = platform;
         let now = clock.now();
         let mut pages = DmaPages::new(cut(&mut ram, DMA_PAGES));
         let small = ram.pages() / 8;
         let buffers = Buffers::new(cut(&mut ram, small), ram);
-        let pools = Pools::new(buffers, POOLS);
+        let map = map_mode(&command_line);
+        let pools = Pools::new(buffers, window, Limits { packets: PACKETS, copies: COPIES, map });
         let switches = Switches::new(SWITCHES, [cpu::random(), cpu::random()]);
-        let mut network = Network::new(xen, pools, window, switches);
+        let mut network = Network::new(xen, pools, switches);
         if let Some(nic) = nic::find(&reserved, lapic, &mut pages) {
-            let bridge = platform.command_line.value("uplink").unwrap_or(UPLINK);
+            let bridge = command_line.value("uplink").unwrap_or(UPLINK);
             match bridge.parse::<BridgeName>() {
                 Ok(name) => {
                     if let Err(error) = network.set_uplink(nic, &name, now) {
@@ -178,6 +193,15 @@ impl Domain {
             }
         }
     }
+}
+
+/// What `map=` says.
+fn map_mode(command_line: &CommandLine) -> Mode {
+    let Some(text) = command_line.value("map") else { return Mode::default() };
+    text.parse().unwrap_or_else(|UnknownMode| {
+        log::error!("map={text}: neither auto nor always nor never");
+        Mode::default()
+    })
 }
 
 fn cut(ram: &mut Ram, pages: usize) -> Ram {

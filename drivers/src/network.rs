@@ -9,7 +9,6 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use kernel::Pools;
-use kernel::memory::Window;
 use kernel::packet::Batch;
 use kernel::pages::ShardId;
 use kernel::switch::{
@@ -39,7 +38,6 @@ const UPLINK_ADDRESSES: u16 = 1024;
 pub struct Network<H: Hypervisor, N: Nic> {
     hypervisor: H,
     pools: Pools,
-    window: Window,
     switches: Switches,
     endpoints: Endpoints<H, N>,
     /// By the vif's name, its place.
@@ -141,11 +139,10 @@ impl fmt::Display for Refusal {
 
 impl<H: Hypervisor, N: Nic> Network<H, N> {
     /// A network without vifs and without a NIC.
-    pub fn new(hypervisor: H, pools: Pools, window: Window, switches: Switches) -> Self {
+    pub fn new(hypervisor: H, pools: Pools, switches: Switches) -> Self {
         Self {
             hypervisor,
             pools,
-            window,
             switches,
             endpoints: Endpoints {
                 vifs: Vec::new(),
@@ -214,11 +211,6 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
     /// What packets are made of.
     pub fn pools(&self) -> &Pools {
         &self.pools
-    }
-
-    /// The places for guests' pages.
-    pub fn window(&self) -> &Window {
-        &self.window
     }
 
     /// The vifs served and what they count.
@@ -351,7 +343,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
     fn receive(&mut self, place: usize, now: Instant) -> bool {
         let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) else { return false };
         let Some(port) = attached.port else { return false };
-        let more = attached.vif.receive(&mut self.pools, &mut self.batch);
+        let more = attached.vif.receive(&mut self.pools, &mut self.batch, now);
         attached.ready = more;
         self.switches.forward(port, &mut self.batch, &mut self.pools, now);
         self.tell(place);
@@ -388,9 +380,11 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         while let Some(place) = self.endpoints.asked.pop() {
             self.tell(place);
         }
-        while let Some(shard) = self.pools.tracker.next_due() {
+        self.pools.run_unmaps(&self.hypervisor);
+        while let Some(shard) = self.pools.tracker.next_news() {
             if let Some(&place) = self.shards.get(&shard) {
                 self.complete(place);
+                self.tell(place);
             }
         }
     }
@@ -438,13 +432,8 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             queue: GUEST_QUEUE,
         };
         let port = self.switches.join(&bridge, port).map_err(Refusal::Join)?;
-        let vif = match Vif::attach(
-            self.hypervisor.clone(),
-            id.frontend,
-            frontend,
-            &mut self.window,
-            &mut self.pools,
-        ) {
+        let vif = match Vif::attach(self.hypervisor.clone(), id.frontend, frontend, &mut self.pools)
+        {
             Ok(vif) => vif,
             Err(error) => {
                 self.switches.leave(port, &mut self.pools);
@@ -493,7 +482,7 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             self.events.remove(&vif.event());
             self.shards.remove(&vif.shard());
             self.faults.retain(|(fault, _)| *fault != id);
-            vif.detach(&mut self.window, &mut self.pools);
+            vif.detach(&mut self.pools);
         }
         Progress::Finished
     }

@@ -51,18 +51,31 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
         let pages = network.pools().tracker.counters();
         writeln!(
             f,
-            "lent pages: claimed {}, responded {}, abandoned {}, out {}, holds {}",
+            "lent pages: claimed {}, responded {}, abandoned {}, out {}, holds {}, mapped {}, quarantined {}, maps {}",
             pages.claimed,
             pages.responded,
             pages.abandoned,
             pages.outstanding(),
-            pages.holds
+            pages.holds,
+            pages.mapped,
+            pages.quarantined,
+            pages.maps
         )?;
-        let (pools, window) = (network.pools(), network.window());
+        let pools = network.pools();
+        write!(f, "to the wire: mapped {} packets", pools.choice.mapped())?;
+        for (reason, count) in pools.choice.copied() {
+            write!(f, ", copied {} {count}", reason.name())?;
+        }
+        writeln!(f, "; {}", pools.choice)?;
         write!(f, "free: packets {}", pools.idle())?;
         write!(f, ", small buffers {}", pools.buffers.free(Size::Small))?;
         write!(f, ", large buffers {}", pools.buffers.free(Size::Large))?;
-        writeln!(f, ", frames {}; quarantined {}", window.free(), window.quarantined())?;
+        writeln!(
+            f,
+            ", frames {}; quarantined {}",
+            pools.window.free(),
+            pools.window.quarantined()
+        )?;
         writeln!(f, "leaked: {}", kernel::leaked())
     }
 }

@@ -3,12 +3,13 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use xen::Hypervisor;
 use xen::grant::GrantCopy;
+use xen::{Hypervisor, PAGE_SIZE};
 
-use crate::memory::{Buffers, CopyBatch, Size};
-use crate::packet::{Linear, MAX_FRAGMENTS, Packet};
+use crate::memory::{Buffers, CopyBatch, Size, Window};
+use crate::packet::{Fragment, Linear, MAX_FRAGMENTS, Packet};
 use crate::pages::Tracker;
+use crate::pages::choice::{Choice, Mode};
 
 /// How much the pools hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,32 +18,40 @@ pub struct Limits {
     pub packets: usize,
     /// Copies in one hypercall.
     pub copies: usize,
+    /// Which lent pages are mapped for a device.
+    pub map: Mode,
 }
 
 /// Bytes left free before a packet's first byte, where a tag or an outer header
 /// can be put without moving anything.
 pub const HEADROOM: u16 = 64;
 
-/// Packets, buffers, lent pages, and the batch of copies between them. One per
-/// vCPU; handed down by reference wherever packets go.
+/// Packets, buffers, lent pages and places for them, and the batch of copies between
+/// them. One per vCPU; handed down by reference wherever packets go.
 pub struct Pools {
     /// Packet buffers.
     pub buffers: Buffers,
     /// Lent pages.
     pub tracker: Tracker,
+    /// Places for guests' pages.
+    pub window: Window,
     /// The copies of the step under way; empty between steps.
     pub copies: CopyBatch,
+    /// Which way lent pages reach a device.
+    pub choice: Choice,
     #[expect(clippy::vec_box, reason = "packets move by pointer and never touch the heap again")]
     idle: Vec<Box<Packet>>,
 }
 
 impl Pools {
-    /// Sets up pools over `buffers`.
-    pub fn new(buffers: Buffers, limits: Limits) -> Self {
+    /// Sets up pools over `buffers` and `window`.
+    pub fn new(buffers: Buffers, window: Window, limits: Limits) -> Self {
         Self {
             buffers,
             tracker: Tracker::default(),
+            window,
             copies: CopyBatch::with_capacity(limits.copies),
+            choice: Choice::new(limits.map),
             idle: (0..limits.packets).map(|_| Box::default()).collect(),
         }
     }
@@ -89,7 +98,7 @@ impl Pools {
         }
         for fragment in &packet.fragments {
             let hold = self.tracker.share(&fragment.hold)?;
-            let fragment = crate::packet::Fragment { hold, ..*fragment };
+            let fragment = Fragment { hold, ..*fragment };
             // Both lists have the same capacity.
             if let Err(fragment) = copy.fragments.push(fragment) {
                 self.tracker.release(fragment.hold);
@@ -132,7 +141,47 @@ impl Pools {
         }
         copy.linear = Some(Linear { buffer, offset: HEADROOM, len: len as u16 });
         copy.meta = packet.meta;
-        Some(Private { packet: copy, copies: first..self.copies.len() })
+        Some(Private { packet: copy, copied: packet.lent(), copies: first..self.copies.len() })
+    }
+
+    /// Has the packet's pages mapped by the next [`run_maps`](Self::run_maps). `false`,
+    /// with nothing begun, where there are not enough frames for them, or their lender
+    /// has its share of those.
+    pub fn map(&mut self, packet: &Packet) -> bool {
+        if !self.tracker.can_map(packet.fragments.iter().map(Fragment::hold), &self.window) {
+            return false;
+        }
+        // What fills its page and goes on in the next is one region to a device, if
+        // their frames are adjacent.
+        let goes_on = |one: &Fragment, next: &Fragment| {
+            usize::from(one.offset) + usize::from(one.len) == PAGE_SIZE && next.offset == 0
+        };
+        for run in packet.fragments.chunk_by(goes_on) {
+            self.tracker.map(run.iter().map(Fragment::hold), &mut self.window);
+        }
+        true
+    }
+
+    /// Maps the pages collected so far, and times it.
+    pub fn run_maps<H: Hypervisor>(&mut self, hypervisor: &H) {
+        let pages = self.tracker.mapping();
+        if pages > 0 {
+            let start = hypervisor.now();
+            self.tracker.run_maps(hypervisor, &mut self.window);
+            let now = hypervisor.now();
+            self.choice.maps_took(pages, now.since(start), now);
+        }
+    }
+
+    /// Unmaps the pages that nobody holds any more, and times it.
+    pub fn run_unmaps<H: Hypervisor>(&mut self, hypervisor: &H) {
+        let pages = self.tracker.unmapping();
+        if pages > 0 {
+            let start = hypervisor.now();
+            self.tracker.run_unmaps(hypervisor, &mut self.window);
+            let now = hypervisor.now();
+            self.choice.unmaps_took(pages, now.since(start), now);
+        }
     }
 
     /// Where a device finds the packet's bytes, in order; what follows without a gap
@@ -144,7 +193,16 @@ impl Pools {
             let region = DmaRegion { address: region.dma_address(), len: region.len().into() };
             regions.push(region).ok()?;
         }
-        packet.is_private().then_some(regions)
+        for Fragment { hold, offset, len } in &packet.fragments {
+            let address = self.tracker.dma_address(hold, *offset)?;
+            match regions.last_mut() {
+                Some(last) if last.address + u64::from(last.len) == address => {
+                    last.len += u32::from(*len);
+                }
+                _ => regions.push(DmaRegion { address, len: (*len).into() }).ok()?,
+            }
+        }
+        Some(regions)
     }
 
     /// Runs the copies collected so far.
@@ -170,6 +228,8 @@ pub type DmaRegions = heapless::Vec<DmaRegion, { 1 + MAX_FRAGMENTS }>;
 pub struct Private {
     /// The packet, all of it in one buffer of ours.
     pub packet: Box<Packet>,
+    /// How many bytes are copied from lent pages.
+    pub copied: usize,
     copies: core::ops::Range<usize>,
 }
 
@@ -188,12 +248,12 @@ impl Private {
 
 #[cfg(test)]
 mod tests {
-    use xen::DomainId;
     use xen::grant::GrantRef;
+    use xen::{DomainId, Instant};
 
     use super::*;
     use crate::memory::testing::{self, Guests};
-    use crate::packet::{Checksum, Fragment, MAX_FRAGMENTS, Meta};
+    use crate::packet::{Checksum, Meta};
     use crate::pages::{Claim, ShardId};
 
     const GUEST: DomainId = DomainId(2);
@@ -223,7 +283,7 @@ mod tests {
             for (number, bytes) in payload.iter().enumerate() {
                 let reference = GrantRef(number as u32);
                 self.guests.grant(GUEST, reference, bytes);
-                let claim = Claim { reference, id: number as u16, extras: 0 };
+                let claim = Claim { reference, id: number as u16, extras: 0, since: Instant(0) };
                 let hold = self.pools.tracker.claim(self.shard, claim).unwrap();
                 let fragment = Fragment { hold, offset: 1, len: bytes.len() as u16 - 1 };
                 packet.fragments.push(fragment).unwrap();
@@ -266,10 +326,10 @@ mod tests {
         assert_eq!(world.pools.tracker.counters().holds, 4);
         assert_eq!(world.pools.buffers.free(Size::Small), 15);
         world.pools.give(packet);
-        assert_eq!(world.pools.tracker.next_due(), None, "the clone still looks");
+        assert_eq!(world.pools.tracker.next_news(), None, "the clone still looks");
         assert_eq!(clone.headers(&world.pools.buffers), b"ab");
         world.pools.give(clone);
-        assert_eq!(world.pools.tracker.next_due(), Some(world.shard));
+        assert_eq!(world.pools.tracker.next_news(), Some(world.shard));
         world.end();
     }
 

@@ -75,7 +75,9 @@ impl<B: BufferProvider> World<B> {
         let mut pages = DmaPages::new(rings);
         let rings = [pages.take().unwrap(), pages.take().unwrap()];
         let nic = E1000e::new(function, Bar::Registers(device), messages, rings, provider);
-        let pools = Pools::new(Buffers::new(small, large), Limits { packets: 600, copies: 1 });
+        let limits = Limits { packets: 600, copies: 1, map: kernel::pages::choice::Mode::Never };
+        let pools =
+            Pools::new(Buffers::new(small, large), kernel::memory::Window::of(vec![]), limits);
         let at_rest = (pools.buffers.free(Size::Large), pools.idle());
         Self {
             device,

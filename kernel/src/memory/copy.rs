@@ -6,9 +6,7 @@ use xen::Hypervisor;
 use xen::grant::{GrantCopy, GrantError};
 
 use super::Buffers;
-
-/// How often a copy from a page that is paged out is tried again.
-const RETRIES: usize = 8;
+use super::mapped::RETRIES;
 
 /// Copies collected over a pass and run by one hypercall.
 #[derive(Default)]

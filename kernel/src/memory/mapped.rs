@@ -5,6 +5,22 @@ use xen::{DomainId, ForeignFrame, Hypervisor, SharedPage};
 
 use super::Window;
 
+/// How often an operation on a page that is paged out is tried again (H-5).
+pub(super) const RETRIES: usize = 8;
+
+/// Maps a batch of granted pages; each says for itself what became of it.
+pub(crate) fn map<H: Hypervisor>(hypervisor: &H, batch: &mut [GrantMap]) {
+    hypervisor.grant_map(batch);
+    for map in batch {
+        for _ in 0..RETRIES {
+            if map.handle() != Err(GrantError::AGAIN) {
+                break;
+            }
+            hypervisor.grant_map(core::slice::from_mut(map));
+        }
+    }
+}
+
 /// Why a page could not be mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MapError {
@@ -31,9 +47,9 @@ impl MappedPage {
         reference: GrantRef,
     ) -> Result<Self, MapError> {
         let frame = window.take().ok_or(MapError::NoFrame)?;
-        let mut map = [GrantMap::new(domain, reference, &frame, true)];
-        hypervisor.grant_map(&mut map);
-        match map[0].handle() {
+        let mut batch = [GrantMap::new(domain, reference, &frame, true)];
+        map(hypervisor, &mut batch);
+        match batch[0].handle() {
             Ok(handle) => Ok(Self { frame, handle }),
             Err(error) => {
                 window.give(frame);

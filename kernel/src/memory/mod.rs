@@ -16,6 +16,7 @@ mod window;
 pub use buffers::{Buffer, Buffers, Ram, Size};
 pub use copy::CopyBatch;
 pub use layout::{DEVICES, Layout, LayoutError};
+pub(crate) use mapped::map;
 pub use mapped::{MapError, MappedPage};
 pub use registers::{Mmio, Registers};
 pub use shared::{DmaPage, DmaPages};

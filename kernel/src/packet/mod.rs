@@ -76,6 +76,13 @@ pub struct Fragment {
     pub len: u16,
 }
 
+impl Fragment {
+    /// Our part in holding the page.
+    pub const fn hold(&self) -> &Hold {
+        &self.hold
+    }
+}
+
 /// A packet: headers in our memory (validated there and sent from there, O-6),
 /// then what of the payload stayed in lent pages.
 ///
@@ -99,8 +106,12 @@ impl Packet {
 
     /// The whole packet's length in bytes.
     pub fn len(&self) -> usize {
-        let linear = self.linear.as_ref().map_or(0, |linear| usize::from(linear.len));
-        linear + self.fragments.iter().map(|fragment| usize::from(fragment.len)).sum::<usize>()
+        self.linear.as_ref().map_or(0, |linear| usize::from(linear.len)) + self.lent()
+    }
+
+    /// How many bytes of it are in lent pages.
+    pub fn lent(&self) -> usize {
+        self.fragments.iter().map(|fragment| usize::from(fragment.len)).sum()
     }
 
     /// Whether there is no byte in it.

@@ -1,32 +1,19 @@
 //! The page tracker.
-//!
-//! One record per request slot of a transmit ring: the page a guest lends from
-//! its request to our response. A record's states and their only edges:
-//!
-//! ```text
-//! free → held(n) → responding → free
-//! ```
-//!
-//! Whoever looks at the page owns a [`Hold`]; the last one released makes the
-//! response due (NETBACK-SPEC O-2, O-3). A queue's records form a shard, which
-//! outlives the queue until the last hold is back; by then its generation is
-//! stale and nothing is answered (O-13).
 
 use alloc::vec::Vec;
 use core::mem;
 
-use xen::DomainId;
-use xen::grant::{GrantRef, GrantRegion};
+use xen::grant::{GrantMap, GrantRef, GrantRegion, GrantUnmap};
+use xen::{DomainId, Instant};
 
+use super::mapping::BATCH;
+use super::shard::{End, NONE, Record, Shard, State};
 use crate::leak;
-
-/// No record: the end of a list.
-const NONE: u16 = u16::MAX;
 
 /// A transmit queue's records.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct ShardId {
-    index: u16,
+    pub(super) index: u16,
     generation: u32,
 }
 
@@ -43,12 +30,23 @@ impl Hold {
     pub const fn lender(&self) -> ShardId {
         self.shard
     }
+
+    pub(super) const fn place(&self) -> Place {
+        Place { shard: self.shard.index, slot: self.slot }
+    }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         leak::note("a hold on a lent page");
     }
+}
+
+/// Where a record is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Place {
+    pub(super) shard: u16,
+    pub(super) slot: u16,
 }
 
 /// What a request says of the page it lends.
@@ -61,6 +59,8 @@ pub struct Claim {
     /// How many extra-info slots came with the request, to be answered beside it
     /// (P-15).
     pub extras: u8,
+    /// When the request was taken.
+    pub since: Instant,
 }
 
 /// A response that is due.
@@ -74,8 +74,7 @@ pub struct Response {
     pub extras: u8,
 }
 
-/// What the tracker counts, over all queues since the start. At rest `claimed`
-/// equals `responded` plus `abandoned` (O-16).
+/// What the tracker counts, over all queues since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Counters {
     /// Pages lent to us.
@@ -84,50 +83,51 @@ pub struct Counters {
     pub responded: u64,
     /// Pages whose queue went away before a response.
     pub abandoned: u64,
+    /// Pages that could not be unmapped.
+    pub quarantined: u64,
     /// Holds alive.
     pub holds: u64,
+    /// Pages mapped now.
+    pub mapped: u64,
+    /// Pages ever mapped.
+    pub maps: u64,
 }
 
 impl Counters {
-    /// Pages lent and neither given back nor abandoned.
+    /// Pages lent that are still with us: by the identity of O-16 as many as there
+    /// are records in use, and none at rest.
     pub const fn outstanding(&self) -> u64 {
-        self.claimed - self.responded - self.abandoned
+        self.claimed - self.responded - self.abandoned - self.quarantined
     }
 }
 
 /// All lent pages.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct Tracker {
     shards: Vec<Shard>,
-    /// Shards with responses due, each at most once, by their index.
-    due: Vec<u16>,
-    counters: Counters,
+    /// Shards with news, each at most once, by their index.
+    news: Vec<u16>,
+    /// Pages to be mapped by the next batch, and its operations.
+    pub(super) mapping: Vec<Place>,
+    pub(super) maps: Vec<GrantMap>,
+    /// Pages to be unmapped, and the operations of a batch.
+    pub(super) unmapping: Vec<Place>,
+    pub(super) unmaps: Vec<GrantUnmap>,
+    pub(super) counters: Counters,
 }
 
-#[derive(Debug)]
-struct Shard {
-    generation: u32,
-    domain: DomainId,
-    open: bool,
-    /// Whether it stands in the tracker's list of shards with responses due.
-    listed: bool,
-    records: Vec<Record>,
-    /// Head of the list of free records.
-    free: u16,
-    /// First and last of the records whose response is due, oldest first.
-    due: (u16, u16),
-    /// Records in any state but free.
-    used: u16,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Record {
-    reference: GrantRef,
-    id: u16,
-    status: i16,
-    holds: u16,
-    next: u16,
-    extras: u8,
+impl Default for Tracker {
+    fn default() -> Self {
+        Self {
+            shards: Vec::new(),
+            news: Vec::new(),
+            mapping: Vec::with_capacity(BATCH),
+            maps: Vec::with_capacity(BATCH),
+            unmapping: Vec::new(),
+            unmaps: Vec::with_capacity(BATCH),
+            counters: Counters::default(),
+        }
+    }
 }
 
 impl Tracker {
@@ -137,31 +137,30 @@ impl Tracker {
         if slots == NONE {
             return None;
         }
-        let index = match self.shards.iter().position(|shard| !shard.open && shard.used == 0) {
+        let index = match self.shards.iter().position(Shard::is_idle) {
             Some(index) => index,
             None => {
                 self.shards.push(Shard::new());
-                self.due.reserve(self.shards.len() - self.due.len());
                 self.shards.len() - 1
             }
         };
         let id = u16::try_from(index).ok()?;
         let shard = &mut self.shards[index];
         shard.reopen(domain, slots);
-        Some(ShardId { index: id, generation: shard.generation })
+        let generation = shard.generation;
+        // Room for all of them at once, so that no release allocates (O-11).
+        self.news.reserve(self.shards.len() - self.news.len());
+        let records: usize = self.shards.iter().map(Shard::capacity).sum();
+        self.unmapping.reserve(records - self.unmapping.len());
+        Some(ShardId { index: id, generation })
     }
 
     /// Closes a shard: what is lent stays held until it is released, and is not
     /// answered any more.
     pub fn close(&mut self, id: ShardId) {
         let Some(shard) = self.shards.get_mut(usize::from(id.index)) else { return };
-        if !shard.open || shard.generation != id.generation {
-            return;
-        }
-        shard.open = false;
-        while let Some(slot) = shard.pop_due() {
-            shard.free(slot);
-            self.counters.abandoned += 1;
+        if shard.open && shard.generation == id.generation {
+            self.counters.abandoned += u64::from(shard.close());
         }
     }
 
@@ -180,7 +179,7 @@ impl Tracker {
 
     /// One more holder of the same page. `None` when it has too many.
     pub fn share(&mut self, hold: &Hold) -> Option<Hold> {
-        let holds = &mut self.record_mut(hold).holds;
+        let holds = &mut self.record_mut(hold.place()).holds;
         *holds = holds.checked_add(1)?;
         self.counters.holds += 1;
         Some(Hold { shard: hold.shard, slot: hold.slot })
@@ -188,41 +187,30 @@ impl Tracker {
 
     /// Sets what the request will be answered with.
     pub fn set_status(&mut self, hold: &Hold, status: i16) {
-        self.record_mut(hold).status = status;
+        self.record_mut(hold.place()).status = status;
     }
 
-    /// Ends a hold. The last one makes the response due.
+    /// Ends a hold. The last one sends the page home.
     pub fn release(&mut self, hold: Hold) {
-        let Hold { shard: id, slot } = hold;
+        let place = hold.place();
         mem::forget(hold);
         self.counters.holds -= 1;
-        let shard = &mut self.shards[usize::from(id.index)];
-        let record = &mut shard.records[usize::from(slot)];
+        let record = self.record_mut(place);
         record.holds -= 1;
-        if record.holds > 0 {
-            return;
-        }
-        if !shard.open {
-            shard.free(slot);
-            self.counters.abandoned += 1;
-            return;
-        }
-        shard.push_due(slot);
-        if !mem::replace(&mut shard.listed, true) {
-            self.due.push(id.index);
+        if record.holds == 0 {
+            self.finish(place);
         }
     }
 
     /// Where the bytes from `offset` of a held page are.
     pub fn region(&self, hold: &Hold, offset: u16) -> GrantRegion {
-        let shard = &self.shards[usize::from(hold.shard.index)];
-        let reference = shard.records[usize::from(hold.slot)].reference;
-        GrantRegion { domain: shard.domain, reference, offset }
+        self.shard_of(hold.place()).region(hold.slot, offset)
     }
 
-    /// A shard with responses due, each told once until more become due.
-    pub fn next_due(&mut self) -> Option<ShardId> {
-        let index = self.due.pop()?;
+    /// A shard with responses due or a page quarantined, told once until there is
+    /// more.
+    pub fn next_news(&mut self) -> Option<ShardId> {
+        let index = self.news.pop()?;
         let shard = &mut self.shards[usize::from(index)];
         shard.listed = false;
         // Of the queue that has the shard now: it may have been listed by another.
@@ -235,19 +223,27 @@ impl Tracker {
         if shard.generation != id.generation {
             return None;
         }
-        let slot = shard.pop_due()?;
-        let Record { id, status, extras, .. } = shard.records[usize::from(slot)];
-        shard.free(slot);
+        let (Claim { id, extras, .. }, status) = shard.respond()?;
         self.counters.responded += 1;
         Some(Response { id, status, extras })
     }
 
-    /// How many pages of a queue are held or wait for their response.
+    /// How many pages of a queue are held, or wait for their unmap or their response.
     pub fn outstanding(&self, id: ShardId) -> u16 {
-        match self.shards.get(usize::from(id.index)) {
-            Some(shard) if shard.generation == id.generation => shard.used,
-            _ => 0,
-        }
+        self.shard(id).map_or(0, Shard::outstanding)
+    }
+
+    /// How many pages of a queue are quarantined.
+    pub fn quarantined(&self, id: ShardId) -> u16 {
+        self.shard(id).map_or(0, |shard| shard.quarantined)
+    }
+
+    /// Since when the page has been with us that has been so longest. Looks at all
+    /// records.
+    pub fn oldest(&self) -> Option<Instant> {
+        let records = self.shards.iter().flat_map(Shard::records);
+        let lent = records.filter(|record| !matches!(record.state, State::Quarantined));
+        lent.map(|record| record.claim.since).min()
     }
 
     /// The counters.
@@ -255,150 +251,49 @@ impl Tracker {
         self.counters
     }
 
-    fn record_mut(&mut self, hold: &Hold) -> &mut Record {
-        // A hold keeps its record from being freed, and its shard from being
-        // opened anew, so both are there.
-        &mut self.shards[usize::from(hold.shard.index)].records[usize::from(hold.slot)]
-    }
-}
-
-impl Shard {
-    const fn new() -> Self {
-        Self {
-            generation: 0,
-            domain: DomainId::SELF,
-            open: false,
-            listed: false,
-            records: Vec::new(),
-            free: NONE,
-            due: (NONE, NONE),
-            used: 0,
+    /// Goes on with a page that nobody holds.
+    pub(super) fn finish(&mut self, place: Place) {
+        match self.shard_mut(place).finish(place.slot) {
+            End::Mapping => {}
+            End::Unmap => self.unmapping.push(place),
+            End::Abandoned => self.counters.abandoned += 1,
+            End::Due => self.tell(place),
         }
     }
 
-    fn reopen(&mut self, domain: DomainId, slots: u16) {
-        self.generation = self.generation.wrapping_add(1);
-        self.domain = domain;
-        self.open = true;
-        self.records.clear();
-        self.records.extend((1..=slots).map(|next| Record {
-            reference: GrantRef(0),
-            id: 0,
-            status: 0,
-            holds: 0,
-            next: if next == slots { NONE } else { next },
-            extras: 0,
-        }));
-        self.free = if slots == 0 { NONE } else { 0 };
-    }
-
-    fn claim(&mut self, claim: Claim) -> Option<u16> {
-        let slot = self.free;
-        let record = self.records.get_mut(usize::from(slot))?;
-        self.free = record.next;
-        let Claim { reference, id, extras } = claim;
-        *record = Record { reference, id, extras, status: 0, holds: 1, next: NONE };
-        self.used += 1;
-        Some(slot)
-    }
-
-    fn free(&mut self, slot: u16) {
-        self.records[usize::from(slot)].next = self.free;
-        self.free = slot;
-        self.used -= 1;
-    }
-
-    fn push_due(&mut self, slot: u16) {
-        self.records[usize::from(slot)].next = NONE;
-        match self.due.1 {
-            NONE => self.due = (slot, slot),
-            last => {
-                self.records[usize::from(last)].next = slot;
-                self.due.1 = slot;
-            }
+    /// Lists a page's shard as one with news.
+    pub(super) fn tell(&mut self, place: Place) {
+        let shard = self.shard_mut(place);
+        if !mem::replace(&mut shard.listed, true) {
+            self.news.push(place.shard);
         }
     }
 
-    fn pop_due(&mut self) -> Option<u16> {
-        let slot = self.due.0;
-        let next = self.records.get(usize::from(slot))?.next;
-        self.due = if next == NONE { (NONE, NONE) } else { (next, self.due.1) };
-        Some(slot)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tracker() -> (Tracker, ShardId) {
-        let mut tracker = Tracker::default();
-        let shard = tracker.open(DomainId(3), 4).unwrap();
-        (tracker, shard)
+    fn shard(&self, id: ShardId) -> Option<&Shard> {
+        let shard = self.shards.get(usize::from(id.index))?;
+        (shard.generation == id.generation).then_some(shard)
     }
 
-    fn claim(id: u16) -> Claim {
-        Claim { reference: GrantRef(100 + u32::from(id)), id, extras: 0 }
+    // A hold, or a place in one of the lists, keeps its record from being freed, and
+    // its shard from being opened anew, so both are there.
+
+    pub(super) fn shard_mut(&mut self, place: Place) -> &mut Shard {
+        &mut self.shards[usize::from(place.shard)]
     }
 
-    #[test]
-    fn the_last_release_makes_exactly_one_response_due() {
-        let (mut tracker, shard) = tracker();
-        let hold = tracker.claim(shard, claim(7)).unwrap();
-        let other = tracker.share(&hold).unwrap();
-        tracker.release(hold);
-        assert_eq!(tracker.next_due(), None);
-        assert_eq!(tracker.next_response(shard), None);
-        tracker.set_status(&other, -1);
-        tracker.release(other);
-        assert_eq!(tracker.next_due(), Some(shard));
-        assert_eq!(tracker.next_response(shard), Some(Response { id: 7, status: -1, extras: 0 }));
-        assert_eq!(tracker.next_response(shard), None);
-        assert_eq!(tracker.next_due(), None);
-        assert_eq!(tracker.counters().outstanding(), 0);
+    pub(super) fn shard_of(&self, place: Place) -> &Shard {
+        &self.shards[usize::from(place.shard)]
     }
 
-    #[test]
-    fn responses_come_in_the_order_of_release() {
-        let (mut tracker, shard) = tracker();
-        let holds: Vec<_> = (0..4).map(|id| tracker.claim(shard, claim(id)).unwrap()).collect();
-        assert!(tracker.claim(shard, claim(4)).is_none(), "four records");
-        for hold in holds.into_iter().rev() {
-            tracker.release(hold);
-        }
-        let ids: Vec<_> =
-            core::iter::from_fn(|| tracker.next_response(shard)).map(|r| r.id).collect();
-        assert_eq!(ids, [3, 2, 1, 0]);
-        assert_eq!(tracker.outstanding(shard), 0);
-        let again = tracker.claim(shard, claim(9)).unwrap();
-        assert_eq!(tracker.region(&again, 5).reference, GrantRef(109));
-        tracker.release(again);
+    pub(super) fn record(&self, place: Place) -> &Record {
+        self.shard_of(place).record(place.slot)
     }
 
-    #[test]
-    fn a_closed_queue_is_never_answered_and_its_shard_waits_for_its_holds() {
-        let (mut tracker, shard) = tracker();
-        let late = tracker.claim(shard, claim(1)).unwrap();
-        let due = tracker.claim(shard, claim(2)).unwrap();
-        tracker.release(due);
-        tracker.close(shard);
-        assert_eq!(tracker.next_response(shard), None);
-        let next = tracker.open(DomainId(4), 4).unwrap();
-        assert_ne!(next.index, shard.index, "a hold is still out");
-        tracker.release(late);
-        // The old queue listed the shard; what its successor owes is told all the same.
-        let successor = tracker.open(DomainId(6), 4).unwrap();
-        assert_eq!(successor.index, shard.index);
-        let hold = tracker.claim(successor, claim(3)).unwrap();
-        tracker.release(hold);
-        assert_eq!(tracker.next_due(), Some(successor));
-        assert_eq!(tracker.next_response(successor).map(|response| response.id), Some(3));
-        tracker.close(successor);
-        assert_eq!(tracker.next_response(next), None);
-        assert_eq!(tracker.counters().abandoned, 2);
-        let reused = tracker.open(DomainId(5), 4).unwrap();
-        assert_eq!(reused.index, shard.index);
-        assert!(tracker.claim(shard, claim(1)).is_none(), "a stale generation lends nothing");
-        assert_eq!(tracker.counters().outstanding(), 0);
+    pub(super) fn record_mut(&mut self, place: Place) -> &mut Record {
+        self.shard_mut(place).record_mut(place.slot)
+    }
+
+    pub(super) fn grant(&self, place: Place) -> GrantRegion {
+        self.shard_of(place).region(place.slot, 0)
     }
 }

@@ -24,7 +24,7 @@ use xen::{Hypervisor, Instant};
 use crate::Pools;
 use crate::packet::{Addresses, Batch, ETHERNET_HEADER, Ethernet, Packet};
 use bridge::{Bridge, Forged, Learning};
-use prepare::Copies;
+use prepare::Underway;
 
 pub use bridge::{BridgeCounters, PinError, Seed};
 pub use counters::{Counters, DropReason, Traffic};
@@ -42,7 +42,7 @@ pub struct Switch {
     bridge: Bridge,
     /// Ports with something to send, each at most once.
     dirty: Vec<u16>,
-    copies: Copies,
+    underway: Underway,
     /// No packet expires before this; `None` while none waits.
     deadline: Option<Instant>,
 }
@@ -76,7 +76,7 @@ impl Switch {
             slots: (0..limits.ports).map(|_| Slot { generation: 0, state: None }).collect(),
             bridge: Bridge::new(limits.addresses, limits.ports, seed),
             dirty: Vec::with_capacity(usize::from(limits.ports)),
-            copies: Copies::new(),
+            underway: Underway::new(),
             deadline: None,
         }
     }
@@ -151,7 +151,7 @@ impl Switch {
         now: Instant,
         ports: &mut impl Ports,
     ) {
-        self.prepare(hypervisor, pools, ports);
+        self.prepare(hypervisor, pools, now, ports);
         for dirty in 0..self.dirty.len() {
             let index = self.dirty[dirty];
             let id = self.id(index);

@@ -3,26 +3,34 @@
 //! A port may refuse to look at lent pages, or packets whose checksum is not made;
 //! and no source may have too many pages in one queue (NETBACK-SPEC O-8). Such
 //! packets are replaced by private copies, those of all ports by one batch of
-//! copies, so that a driver finds in its queue only what it can send.
+//! copies. For a device that reads lent pages they are mapped, where that is cheaper
+//! and possible, by one batch as well. So a driver finds in its queue only what it
+//! can send.
 
 use alloc::vec::Vec;
 
-use xen::Hypervisor;
 use xen::netif::Status;
+use xen::{Hypervisor, Instant};
 
 use super::counters::DropReason;
 use super::port::{Holding, PartialChecksums, Port, Ports};
 use super::{PortState, Switch};
 use crate::memory::{Buffers, Size};
 use crate::packet::{Checksum, Ethernet, HeaderError, MAX_FRAGMENTS, Packet, checksum};
+use crate::pages::choice::{Reason, Way};
 use crate::{HEADROOM, Pools, Private};
 
-/// The most copies under way at once. Where more are needed, they are made in
+/// The most packets copied or mapped at once. Where there are more, it is done in
 /// several batches.
-const COPIES: usize = 128;
+const PACKETS: usize = 128;
 
-/// Private copies under way, each to take its original's place.
-pub(super) struct Copies(Vec<Copying>);
+/// What is under way to make packets ready.
+pub(super) struct Underway {
+    /// Private copies, each to take its original's place.
+    copies: Vec<Copying>,
+    /// Packets whose pages are being mapped: the port, and where in its queue.
+    maps: Vec<(u16, usize)>,
+}
 
 struct Copying {
     /// The index of the port.
@@ -34,22 +42,37 @@ struct Copying {
     finish: bool,
 }
 
-impl Copies {
+impl Underway {
     pub(super) fn new() -> Self {
-        Self(Vec::with_capacity(COPIES))
+        Self { copies: Vec::with_capacity(PACKETS), maps: Vec::with_capacity(PACKETS) }
     }
+
+    fn is_full(&self) -> bool {
+        self.copies.len() == PACKETS || self.maps.len() == PACKETS
+    }
+}
+
+/// What a packet needs before it is ready.
+enum Step {
+    Nothing,
+    /// To be replaced by this copy, whose checksum is to be made or not.
+    Copy(Private, bool),
+    /// Its pages to be mapped.
+    Map,
 }
 
 /// What a port takes.
 struct Terms {
-    lent: bool,
+    holding: Holding,
     partial: PartialChecksums,
+    /// How many regions the device still takes, where there is one.
+    room: usize,
 }
 
 impl Terms {
     fn of(port: &dyn Port) -> Self {
-        let lent = matches!(port.holding(), Holding::Granted(_));
-        Self { lent, partial: port.partial_checksums() }
+        let (holding, partial) = (port.holding(), port.partial_checksums());
+        Self { holding, partial, room: port.room() }
     }
 
     /// Whether the port takes a packet's checksum as it is.
@@ -60,6 +83,21 @@ impl Terms {
         let ethernet = Ethernet::parse(packet.headers(buffers));
         ethernet.ok().and_then(|ethernet| ethernet.ip()).is_some_and(|ip| self.partial.over(ip))
     }
+
+    /// Which way a packet that borrows pages reaches the device; where they are to be
+    /// mapped, that has begun.
+    fn way(&mut self, packet: &Packet, pools: &mut Pools, now: Instant) -> Way {
+        let pages = packet.fragments.len();
+        let Some(room) = self.room.checked_sub(1 + pages) else { return Way::Copy(Reason::Room) };
+        match pools.choice.way(packet.lent(), pages, now) {
+            Way::Map if pools.map(packet) => {
+                self.room = room;
+                Way::Map
+            }
+            Way::Map => Way::Copy(Reason::Frames),
+            copy => copy,
+        }
+    }
 }
 
 impl Switch {
@@ -68,16 +106,22 @@ impl Switch {
         &mut self,
         hypervisor: &H,
         pools: &mut Pools,
+        now: Instant,
         ports: &mut impl Ports,
     ) {
         for dirty in 0..self.dirty.len() {
             let index = self.dirty[dirty];
-            let Some(terms) = ports.port(self.id(index)).map(|port| Terms::of(port)) else {
+            let Some(mut terms) = ports.port(self.id(index)).map(|port| Terms::of(port)) else {
                 continue;
             };
-            for place in self.state_mut(index).map_or(0..0, |state| state.queue.fresh()) {
+            let fresh = self.state_mut(index).map_or(0..0, |state| state.queue.fresh());
+            if fresh.start > 0 {
+                // What waits already had no room.
+                terms.room = 0;
+            }
+            for place in fresh {
                 self.start(hypervisor, index, place, pools, |state, pools| {
-                    state.make_ready(place, &terms, pools)
+                    state.make_ready(place, &mut terms, pools, now)
                 });
             }
         }
@@ -103,7 +147,7 @@ impl Switch {
                     if borrows && !state.queue.lend(place) {
                         state.copy(place, false, pools)
                     } else {
-                        Ok(None)
+                        Ok(Step::Nothing)
                     }
                 });
             }
@@ -119,17 +163,19 @@ impl Switch {
         port: u16,
         place: usize,
         pools: &mut Pools,
-        step: impl FnOnce(&mut PortState, &mut Pools) -> Result<Option<(Private, bool)>, DropReason>,
+        step: impl FnOnce(&mut PortState, &mut Pools) -> Result<Step, DropReason>,
     ) {
-        if self.copies.0.len() == COPIES || pools.copies.room() < MAX_FRAGMENTS {
+        let room = pools.copies.room().min(pools.tracker.map_room());
+        if self.underway.is_full() || room < MAX_FRAGMENTS {
             self.complete(hypervisor, pools);
         }
         let Some(state) = self.slots[usize::from(port)].state.as_mut() else { return };
         match step(state, pools) {
-            Ok(None) => {}
-            Ok(Some((private, finish))) => {
-                self.copies.0.push(Copying { port, place, private, finish });
+            Ok(Step::Nothing) => {}
+            Ok(Step::Copy(private, finish)) => {
+                self.underway.copies.push(Copying { port, place, private, finish });
             }
+            Ok(Step::Map) => self.underway.maps.push((port, place)),
             Err(reason) => state.drop_queued(place, reason, pools),
         }
     }
@@ -144,10 +190,35 @@ impl Switch {
         }
     }
 
-    /// Runs the copies collected so far and puts them in their originals' places.
+    /// Maps and copies what was collected so far.
     fn complete<H: Hypervisor>(&mut self, hypervisor: &H, pools: &mut Pools) {
+        pools.run_maps(hypervisor);
+        while let Some((port, place)) = self.underway.maps.pop() {
+            let Some(state) = self.slots[usize::from(port)].state.as_mut() else { continue };
+            let Some(packet) = state.queue.get(place) else { continue };
+            if pools.dma_regions(packet).is_some() {
+                pools.choice.count(Way::Map);
+                continue;
+            }
+            pools.choice.count(Way::Copy(Reason::Failed));
+            self.start(hypervisor, port, place, pools, |state, pools| {
+                state.copy(place, false, pools)
+            });
+        }
+        self.run_copies(hypervisor, pools);
+    }
+
+    /// Runs the copies collected so far and puts them in their originals' places.
+    fn run_copies<H: Hypervisor>(&mut self, hypervisor: &H, pools: &mut Pools) {
+        if self.underway.copies.is_empty() {
+            return;
+        }
+        let start = hypervisor.now();
         pools.run_copies(hypervisor);
-        for Copying { port, place, private, finish } in self.copies.0.drain(..) {
+        let now = hypervisor.now();
+        let lens = self.underway.copies.iter().map(|copying| copying.private.copied);
+        pools.choice.copies_took(lens, now.since(start), now);
+        for Copying { port, place, private, finish } in self.underway.copies.drain(..) {
             match &mut self.slots[usize::from(port)].state {
                 Some(state) => state.put_copy(place, private, finish, pools),
                 None => pools.give(private.packet),
@@ -158,43 +229,53 @@ impl Switch {
 }
 
 impl PortState {
-    /// Sees that the packet at `place` is what the port takes. Where it has to be
-    /// replaced by a private copy, starts one and says whether its checksum is to
-    /// be made.
+    /// Sees that the packet at `place` is what the port takes, or says what it needs
+    /// to become that.
     fn make_ready(
         &mut self,
         place: usize,
-        terms: &Terms,
+        terms: &mut Terms,
         pools: &mut Pools,
-    ) -> Result<Option<(Private, bool)>, DropReason> {
-        let Some(packet) = self.queue.get_mut(place) else { return Ok(None) };
+        now: Instant,
+    ) -> Result<Step, DropReason> {
+        let Some(packet) = self.queue.get_mut(place) else { return Ok(Step::Nothing) };
         let finish = !terms.take_checksum(packet, &pools.buffers);
         if packet.is_private() {
+            terms.room = terms.room.saturating_sub(1);
             if !finish {
-                return Ok(None);
+                return Ok(Step::Nothing);
             }
             if let Some(finished) = finish_checksum(packet, &mut pools.buffers) {
-                return finished.map(|()| None).map_err(|_| DropReason::NoChecksum);
+                return finished.map(|()| Step::Nothing).map_err(|_| DropReason::NoChecksum);
             }
-        } else if terms.lent && !finish {
-            return Ok(None);
+            return self.copy(place, finish, pools);
         }
-        self.copy(place, finish, pools)
+        match terms.holding {
+            Holding::Granted(_) if !finish => Ok(Step::Nothing),
+            Holding::Mapped(_) => {
+                let way = match finish {
+                    true => Way::Copy(Reason::Checksum),
+                    false => terms.way(packet, pools, now),
+                };
+                if way == Way::Map {
+                    return Ok(Step::Map);
+                }
+                pools.choice.count(way);
+                terms.room = terms.room.saturating_sub(1);
+                self.copy(place, finish, pools)
+            }
+            _ => self.copy(place, finish, pools),
+        }
     }
 
     /// Starts a private copy of the packet at `place`.
-    fn copy(
-        &self,
-        place: usize,
-        finish: bool,
-        pools: &mut Pools,
-    ) -> Result<Option<(Private, bool)>, DropReason> {
-        let Some(packet) = self.queue.get(place) else { return Ok(None) };
+    fn copy(&self, place: usize, finish: bool, pools: &mut Pools) -> Result<Step, DropReason> {
+        let Some(packet) = self.queue.get(place) else { return Ok(Step::Nothing) };
         if usize::from(HEADROOM) + packet.len() > Size::Large.bytes() {
             return Err(DropReason::TooLongToCopy);
         }
         let private = pools.privatise(packet).ok_or(DropReason::Exhausted)?;
-        Ok(Some((private, finish)))
+        Ok(Step::Copy(private, finish))
     }
 
     /// Puts a copy that was run in its original's place, or drops both where it

@@ -192,7 +192,8 @@ impl World {
             let mut granted = vec![0xee; 100];
             granted.extend(bytes);
             self.guests.grant(DomainId(guest as u16), reference, &granted);
-            let claim = Claim { reference, id: reference.0 as u16, extras: 0 };
+            let id = reference.0 as u16;
+            let claim = Claim { reference, id, extras: 0, since: Instant(0) };
             let hold = self.pools.tracker.claim(self.shards[guest], claim).unwrap();
             let fragment = Fragment { hold, offset: 100, len: bytes.len() as u16 };
             packet.fragments.push(fragment).unwrap();

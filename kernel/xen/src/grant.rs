@@ -155,6 +155,12 @@ impl GrantMap {
     }
 }
 
+impl fmt::Debug for GrantMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GrantMap({} at {:#x}: {:?})", self.0.ref_, self.0.host_addr, self.handle())
+    }
+}
+
 /// One `GNTTABOP_unmap_grant_ref`.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
@@ -174,6 +180,12 @@ impl GrantUnmap {
     /// What became of it. Where it failed the frame must never be used again.
     pub fn status(&self) -> Result<(), GrantError> {
         GrantError::check(self.0.status)
+    }
+}
+
+impl fmt::Debug for GrantUnmap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GrantUnmap({} at {:#x}: {:?})", self.0.handle, self.0.host_addr, self.status())
     }
 }
 

@@ -10,6 +10,7 @@ use drivers::network::Network;
 use drivers::nic::Cause;
 use drivers::turn::{Next, turn};
 use kernel::memory::{Buffers, Ram, Size, Window};
+use kernel::pages::choice::Mode;
 use kernel::switch::{self, Holding, Switches};
 use kernel::{Limits, Pools};
 use xen::event::EventPort;
@@ -33,7 +34,7 @@ const SMALL: usize = 64;
 const LARGE: usize = 256;
 /// Frames to map at.
 const FRAMES: usize = 64;
-const POOLS: Limits = Limits { packets: 1200, copies: 512 };
+const POOLS: Limits = Limits { packets: 1200, copies: 512, map: Mode::Auto };
 const SWITCHES: switch::Limits = switch::Limits { switches: 4, ports: 16, addresses: 256 };
 
 /// Turns without a rest after which the domain is taken to spin.
@@ -50,7 +51,8 @@ pub fn pools(xen: &FakeXen) -> Pools {
         // SAFETY: fresh pages, which live as long as the hypervisor does.
         unsafe { Ram::new(base, first, pages) }
     };
-    Pools::new(Buffers::new(ram(SMALL), ram(LARGE)), POOLS)
+    let window = Window::of(xen.foreign_frames(FRAMES));
+    Pools::new(Buffers::new(ram(SMALL), ram(LARGE)), window, POOLS)
 }
 
 /// The domain and everything around it. A test ends with [`end`](Self::end), which
@@ -104,9 +106,8 @@ impl World {
             xen.create_domain(guest)
         });
         let pools = pools(&xen);
-        let window = Window::of(xen.foreign_frames(FRAMES));
         let switches = Switches::new(SWITCHES, [3, 5]);
-        let mut network = Network::new(xen.clone(), pools, window, switches);
+        let mut network = Network::new(xen.clone(), pools, switches);
         let wire = Wire::new(xen.clone(), Holding::Private);
         let bridge = "xenbr0".parse().expect("a name");
         network.set_uplink(wire.nic(), &bridge, xen.now()).expect("a first port");
@@ -407,10 +408,9 @@ impl World {
         assert!(pools.copies.is_empty(), "copies left over");
         let vifs = self.network.vifs().count();
         let Audit { mappings, ports, zombies, displaced, stray_notifies } = self.xen.audit();
-        let window = self.network.window();
-        assert_eq!(window.quarantined(), self.quarantined, "unmaps failed");
+        assert_eq!(pools.window.quarantined(), self.quarantined, "unmaps failed");
         assert_eq!(mappings.len(), 2 * vifs + self.quarantined, "{mappings:?}");
-        assert_eq!(window.free() + mappings.len(), FRAMES, "frames lost");
+        assert_eq!(pools.window.free() + mappings.len(), FRAMES, "frames lost");
         assert_eq!(ports.len(), vifs + self.lost_ports, "{ports:?}");
         assert_eq!((zombies.len(), displaced.len(), stray_notifies), (0, 0, 0));
     }

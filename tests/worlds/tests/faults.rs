@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use drivers::netback::Frontend;
 use drivers::netback::data::{AttachError, Vif};
-use kernel::memory::Window;
 use worlds::{GUESTS, Id, Level, Manners, Outgoing, US, World, frames, journal, pools};
 use xen::event::RemotePort;
 use xen::fake::{FakeXen, Grant, Kind, Operation, When};
@@ -85,7 +84,7 @@ fn s9_nothing_is_left_to_connect_with() {
 fn s9_failed_attempts_leave_no_shard() {
     let xen = FakeXen::new(US);
     let guest = xen.create_domain(GUESTS[0]);
-    let (mut pools, mut window) = (pools(&xen), Window::of(xen.foreign_frames(2)));
+    let mut pools = pools(&xen);
     let first = pools.tracker.open(GUESTS[0], 1).expect("a first");
     let second = pools.tracker.open(GUESTS[0], 1).expect("a second");
     pools.tracker.close(first);
@@ -99,7 +98,7 @@ fn s9_failed_attempts_leave_no_shard() {
         ipv4_checksum: true,
         ipv6_checksum: true,
     };
-    let result = Vif::attach(xen.clone(), GUESTS[0], &frontend, &mut window, &mut pools);
+    let result = Vif::attach(xen.clone(), GUESTS[0], &frontend, &mut pools);
     assert!(matches!(result, Err(AttachError::Bind(_))));
     assert!(pools.tracker.open(GUESTS[0], 1).expect("one") < second, "the first's place");
     assert!(xen.audit().is_clean());

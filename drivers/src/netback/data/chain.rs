@@ -43,6 +43,9 @@ pub enum Violation {
     UnknownExtra(u8),
     /// More requests than the ring can hold are unanswered.
     TooManyRequests,
+    /// A page lent could not be unmapped, so that its request cannot be answered. Not
+    /// the frontend's doing, but the end of the vif all the same.
+    Quarantined,
 }
 
 impl fmt::Display for Violation {
@@ -56,6 +59,7 @@ impl fmt::Display for Violation {
             Self::TooManySlots => write!(f, "a request of more than {FATAL_FURTHER} slots"),
             Self::UnknownExtra(kind) => write!(f, "extra info of unknown type {kind}"),
             Self::TooManyRequests => write!(f, "more requests than the ring holds"),
+            Self::Quarantined => write!(f, "a page lent cannot be unmapped"),
         }
     }
 }

@@ -15,7 +15,7 @@ use kernel::{HEADROOM, Pools};
 use xen::grant::{GrantCopy, GrantRef};
 use xen::netif::{Status, TxFlags, TxResponse, TxSlot};
 use xen::ring::{BackRing, TX_RING_SIZE};
-use xen::{DomainId, Hypervisor, SharedPage};
+use xen::{DomainId, Hypervisor, Instant, SharedPage};
 
 use super::chain::{Chain, MAX_SLOTS, Violation};
 
@@ -90,9 +90,10 @@ impl TxQueue {
         hypervisor: &H,
         pools: &mut Pools,
         batch: &mut Batch,
+        now: Instant,
     ) -> Result<bool, Violation> {
         let mut pending = Vec::<Pending, BATCH>::new();
-        let result = self.collect(pools, BATCH - batch.len(), &mut pending);
+        let result = self.collect(pools, BATCH - batch.len(), &mut pending, now);
         pools.run_copies(hypervisor);
         for Pending { packet, copies } in pending {
             if let Some(packet) = self.finish(packet, copies, pools) {
@@ -112,6 +113,7 @@ impl TxQueue {
         pools: &mut Pools,
         room: usize,
         pending: &mut Vec<Pending, BATCH>,
+        now: Instant,
     ) -> Result<bool, Violation> {
         // Counted by requests, good ones or not: a guest that goes on producing while
         // we look must not keep us here.
@@ -122,7 +124,7 @@ impl TxQueue {
             let chain = Chain::parse(|| self.ring.take())?;
             if chain.refusal.is_some() {
                 self.refuse(&chain);
-            } else if let Some(next) = self.build(&chain, pools)? {
+            } else if let Some(next) = self.build(&chain, pools, now)? {
                 // Bounded by `room`, which is at most its capacity.
                 if let Err(next) = pending.push(next) {
                     pools.give(next.packet);
@@ -146,7 +148,12 @@ impl TxQueue {
     }
 
     /// Starts a packet: claims its pages, and adds the copies of its headers.
-    fn build(&mut self, chain: &Chain, pools: &mut Pools) -> Result<Option<Pending>, Violation> {
+    fn build(
+        &mut self,
+        chain: &Chain,
+        pools: &mut Pools,
+        now: Instant,
+    ) -> Result<Option<Pending>, Violation> {
         let Some(mut packet) = pools.take() else { return Ok(None) };
         let Some(buffer) = pools.buffers.take(Size::Small) else {
             pools.give(packet);
@@ -162,7 +169,8 @@ impl TxQueue {
                 continue;
             }
             let extras = if index == 0 { chain.extras } else { 0 };
-            let claim = Claim { reference: GrantRef(slot.gref), id: slot.id, extras };
+            let reference = GrantRef(slot.gref);
+            let claim = Claim { reference, id: slot.id, extras, since: now };
             let Some(hold) = pools.tracker.claim(self.shard, claim) else {
                 packet.linear = Some(Linear { buffer, offset: HEADROOM, len: 0 });
                 pools.give(packet);

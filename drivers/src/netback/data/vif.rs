@@ -69,18 +69,17 @@ impl<H: Hypervisor> Vif<H> {
         hypervisor: H,
         domain: DomainId,
         frontend: &Frontend,
-        window: &mut Window,
         pools: &mut Pools,
     ) -> Result<Self, AttachError> {
         let map = |window: &mut Window, key, reference| {
             MappedPage::map(&hypervisor, window, domain, reference)
                 .map_err(|error| AttachError::Map(key, error))
         };
-        let tx_page = map(window, "tx-ring-ref", frontend.tx_ring)?;
-        let rx_page = match map(window, "rx-ring-ref", frontend.rx_ring) {
+        let tx_page = map(&mut pools.window, "tx-ring-ref", frontend.tx_ring)?;
+        let rx_page = match map(&mut pools.window, "rx-ring-ref", frontend.rx_ring) {
             Ok(page) => page,
             Err(error) => {
-                unmap(&hypervisor, window, [tx_page]);
+                unmap(&hypervisor, &mut pools.window, [tx_page]);
                 return Err(error);
             }
         };
@@ -100,7 +99,7 @@ impl<H: Hypervisor> Vif<H> {
                 poll_at: None,
             }),
             Err(error) => {
-                unmap(&hypervisor, window, [tx_page, rx_page]);
+                unmap(&hypervisor, &mut pools.window, [tx_page, rx_page]);
                 Err(error)
             }
         }
@@ -128,12 +127,12 @@ impl<H: Hypervisor> Vif<H> {
 
     /// Undoes [`attach`](Self::attach). Pages of the guest's that somebody still
     /// holds come back to the tracker later, and are not answered (O-13).
-    pub fn detach(self, window: &mut Window, pools: &mut Pools) {
+    pub fn detach(self, pools: &mut Pools) {
         pools.tracker.close(self.tx.shard());
         if let Err(error) = self.hypervisor.close(self.event) {
             log::error!("closing event channel {}: {error}", self.event.0);
         }
-        unmap(&self.hypervisor, window, self.pages);
+        unmap(&self.hypervisor, &mut pools.window, self.pages);
     }
 
     /// The event channel's port.
@@ -169,11 +168,11 @@ impl<H: Hypervisor> Vif<H> {
 
     /// Takes what the guest sent, up to a full batch. Says whether there may be
     /// more; where there is not, the guest's next request raises an event.
-    pub fn receive(&mut self, pools: &mut Pools, batch: &mut Batch) -> bool {
+    pub fn receive(&mut self, pools: &mut Pools, batch: &mut Batch, now: Instant) -> bool {
         if self.violation.is_some() {
             return false;
         }
-        let more = match self.tx.receive(&self.hypervisor, pools, batch) {
+        let more = match self.tx.receive(&self.hypervisor, pools, batch, now) {
             Ok(true) => Ok(true),
             Ok(false) => self.tx.rearm(),
             Err(violation) => Err(violation),
@@ -183,6 +182,9 @@ impl<H: Hypervisor> Vif<H> {
 
     /// Answers the requests whose pages nobody holds any more.
     pub fn complete(&mut self, pools: &mut Pools) {
+        if pools.tracker.quarantined(self.shard()) > 0 {
+            self.break_off(Violation::Quarantined);
+        }
         // After a violation responses are still written, but nobody is told.
         let notify = self.tx.complete(pools);
         if notify && self.violation.is_none() {

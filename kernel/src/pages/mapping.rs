@@ -1,0 +1,161 @@
+//! Lent pages mapped read-only for a device that reads them, in batches.
+//!
+//! A page is mapped at most once, for whoever holds it, and unmapped when nobody
+//! does (NETBACK-SPEC O-10, O-14). No lender has more pages mapped than there are
+//! frames left: lenders whose packets do not get away settle at a share each.
+
+use core::mem;
+
+use heapless::Vec;
+use xen::grant::{GrantError, GrantMap, GrantUnmap};
+use xen::{ForeignFrame, Hypervisor};
+
+use super::shard::{Mapping, State};
+use super::tracker::{Hold, Place, Tracker};
+use crate::memory::{self, Window};
+
+/// The most operations in one hypercall.
+pub(super) const BATCH: usize = 128;
+
+impl Tracker {
+    /// How many more pages the batch takes.
+    pub fn map_room(&self) -> usize {
+        BATCH - self.mapping()
+    }
+
+    /// Whether `holds` can be mapped within the budgets: the batch's, the window's and
+    /// their lender's.
+    pub fn can_map<'a>(&self, holds: impl Iterator<Item = &'a Hold>, window: &Window) -> bool {
+        let (mut wanted, mut mapped) = (0, 0);
+        for hold in holds {
+            let place = hold.place();
+            wanted += usize::from(self.is_unmapped(place));
+            mapped = usize::from(self.shard_of(place).mapped);
+        }
+        wanted <= self.map_room() && wanted <= window.room() && mapped + wanted <= window.room()
+    }
+
+    /// Adds those of `holds` to the batch that are not mapped yet, at frames that
+    /// follow each other where there are such. To be asked for first
+    /// ([`can_map`](Self::can_map)); what finds no frame stays as it is.
+    pub fn map<'a>(&mut self, holds: impl Iterator<Item = &'a Hold> + Clone, window: &mut Window) {
+        let run = holds.clone().filter(|hold| self.is_unmapped(hold.place())).count();
+        if let Some(mut frames) = window.take_run(run) {
+            for place in holds.map(Hold::place) {
+                if self.is_unmapped(place)
+                    && let Some(frame) = frames.next()
+                {
+                    self.start(place, frame);
+                }
+            }
+            return;
+        }
+        for place in holds.map(Hold::place) {
+            if self.is_unmapped(place)
+                && let Some(frame) = window.take_run(1).and_then(|mut run| run.next())
+            {
+                self.start(place, frame);
+            }
+        }
+    }
+
+    fn start(&mut self, place: Place, frame: ForeignFrame) {
+        let grant = self.grant(place);
+        self.maps.push(GrantMap::new(grant.domain, grant.reference, &frame, false));
+        self.mapping.push(place);
+        self.record_mut(place).state = State::Mapping(frame);
+        self.shard_mut(place).mapped += 1;
+    }
+
+    fn is_unmapped(&self, place: Place) -> bool {
+        matches!(self.record(place).state, State::Held)
+    }
+
+    /// Maps the batch.
+    pub fn run_maps<H: Hypervisor>(&mut self, hypervisor: &H, window: &mut Window) {
+        memory::map(hypervisor, &mut self.maps);
+        for number in 0..self.mapping.len() {
+            let (place, outcome) = (self.mapping[number], self.maps[number].handle());
+            let record = self.record_mut(place);
+            match (mem::replace(&mut record.state, State::Held), outcome) {
+                (State::Mapping(frame), Ok(handle)) => {
+                    record.state = State::Mapped(Mapping { frame, handle });
+                    self.counters.mapped += 1;
+                    self.counters.maps += 1;
+                }
+                (State::Mapping(frame), Err(_)) => {
+                    window.give(frame);
+                    self.shard_mut(place).mapped -= 1;
+                }
+                (state, _) => record.state = state,
+            }
+            if self.record(place).holds == 0 {
+                self.finish(place);
+            }
+        }
+        self.mapping.clear();
+        self.maps.clear();
+    }
+
+    /// How many pages the batch maps.
+    pub fn mapping(&self) -> usize {
+        self.mapping.len()
+    }
+
+    /// How many pages wait to be unmapped.
+    pub fn unmapping(&self) -> usize {
+        self.unmapping.len()
+    }
+
+    /// Unmaps what nobody holds any more, and makes its responses due.
+    pub fn run_unmaps<H: Hypervisor>(&mut self, hypervisor: &H, window: &mut Window) {
+        while !self.unmapping.is_empty() {
+            let mut places = Vec::<Place, BATCH>::new();
+            while !places.is_full()
+                && let Some(place) = self.unmapping.pop()
+            {
+                if let State::Unmapping(Mapping { frame, handle }) = &self.record(place).state {
+                    let unmap = GrantUnmap::new(*handle, frame);
+                    self.unmaps.push(unmap);
+                    let _ = places.push(place);
+                }
+            }
+            hypervisor.grant_unmap(&mut self.unmaps);
+            for (number, place) in places.into_iter().enumerate() {
+                let outcome = self.unmaps[number].status();
+                self.unmapped(place, outcome, window);
+            }
+            self.unmaps.clear();
+        }
+    }
+
+    fn unmapped(&mut self, place: Place, outcome: Result<(), GrantError>, window: &mut Window) {
+        let record = self.record_mut(place);
+        let State::Unmapping(mapping) = mem::replace(&mut record.state, State::Held) else {
+            return;
+        };
+        self.counters.mapped -= 1;
+        self.shard_mut(place).mapped -= 1;
+        match outcome {
+            Ok(()) => {
+                window.give(mapping.frame);
+                self.finish(place);
+            }
+            Err(_) => {
+                window.quarantine(mapping.frame);
+                self.counters.quarantined += 1;
+                self.shard_mut(place).quarantine(place.slot);
+                self.tell(place);
+            }
+        }
+    }
+
+    /// The address at which a device finds the bytes from `offset` of a held page;
+    /// `None` while the page is not mapped.
+    pub fn dma_address(&self, hold: &Hold, offset: u16) -> Option<u64> {
+        match &self.record(hold.place()).state {
+            State::Mapped(mapping) => Some(mapping.frame.address() + u64::from(offset)),
+            _ => None,
+        }
+    }
+}
