@@ -24,7 +24,7 @@ pub const GATEWAY: &str = "10.0.2.2";
 const GATEWAY_MAC: [u8; 5] = [0x52, 0x55, 10, 0, 2];
 
 /// How long Causeway may take until it is ready.
-pub const READY: Duration = Duration::from_secs(30);
+pub const READY: Duration = Duration::from_secs(60);
 
 /// Who serves the guests' vifs.
 #[derive(Clone, Debug)]
