@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use kernel::Pools;
+use kernel::defect::{self, Defect};
 use kernel::packet::Batch;
 use kernel::pages::ShardId;
 use kernel::switch::{
@@ -359,7 +360,9 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         if !core::mem::take(&mut uplink.ready) && !uplink.nic.is_polled() {
             return false;
         }
-        uplink.nic.reap(&mut self.pools);
+        if !defect::is(Defect::CompletesWithTheNextPacket) {
+            uplink.nic.reap(&mut self.pools);
+        }
         let mut more = uplink.nic.receive(&mut self.batch, &mut self.pools);
         if !more && !uplink.nic.is_polled() {
             uplink.nic.rearm();
@@ -474,7 +477,8 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
         // Others hold the guest's pages for no longer than they hold any packet. Its
         // grants must not be looked at once it may have reused them.
         let lent = self.pools.tracker.outstanding(attached.vif.shard());
-        if lent > 0 && urgency == Urgency::Patient {
+        let patient = urgency == Urgency::Patient && !defect::is(Defect::DetachesAtOnce);
+        if lent > 0 && patient {
             return Progress::Pending;
         }
         if let Some(Attached { vif, .. }) = self.endpoints.vifs[place].take() {

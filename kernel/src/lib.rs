@@ -14,6 +14,7 @@ pub mod arch;
 pub mod command_line;
 #[cfg(target_os = "none")]
 pub mod console;
+pub mod defect;
 pub mod events;
 mod leak;
 #[allow(unsafe_code)]

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use xen::grant::GrantCopy;
 use xen::{Hypervisor, PAGE_SIZE};
 
+use crate::defect::{self, Defect};
 use crate::memory::{Buffers, CopyBatch, Size, Window};
 use crate::packet::{Fragment, Linear, MAX_FRAGMENTS, Packet};
 use crate::pages::Tracker;
@@ -196,7 +197,10 @@ impl Pools {
         for Fragment { hold, offset, len } in &packet.fragments {
             let address = self.tracker.dma_address(hold, *offset)?;
             match regions.last_mut() {
-                Some(last) if last.address + u64::from(last.len) == address => {
+                Some(last)
+                    if last.address + u64::from(last.len) == address
+                        || defect::is(Defect::JoinsRegionsAcrossGaps) =>
+                {
                     last.len += u32::from(*len);
                 }
                 _ => regions.push(DmaRegion { address, len: (*len).into() }).ok()?,

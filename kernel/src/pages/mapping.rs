@@ -12,6 +12,7 @@ use xen::{ForeignFrame, Hypervisor};
 
 use super::shard::{Mapping, State};
 use super::tracker::{Hold, Place, Tracker};
+use crate::defect::{self, Defect};
 use crate::memory::{self, Window};
 
 /// The most operations in one hypercall.
@@ -32,7 +33,10 @@ impl Tracker {
             wanted += usize::from(self.is_unmapped(place));
             mapped = usize::from(self.shard_of(place).mapped);
         }
-        wanted <= self.map_room() && wanted <= window.room() && mapped + wanted <= window.room()
+        if defect::is(Defect::MapsWithoutShare) {
+            mapped = 0;
+        }
+        wanted <= self.map_room() && mapped + wanted <= window.room()
     }
 
     /// Adds those of `holds` to the batch that are not mapped yet, at frames that
@@ -61,7 +65,8 @@ impl Tracker {
 
     fn start(&mut self, place: Place, frame: ForeignFrame) {
         let grant = self.grant(place);
-        self.maps.push(GrantMap::new(grant.domain, grant.reference, &frame, false));
+        let writable = defect::is(Defect::MapsWritable);
+        self.maps.push(GrantMap::new(grant.domain, grant.reference, &frame, writable));
         self.mapping.push(place);
         self.record_mut(place).state = State::Mapping(frame);
         self.shard_mut(place).mapped += 1;
@@ -141,8 +146,16 @@ impl Tracker {
                 window.give(mapping.frame);
                 self.finish(place);
             }
-            Err(_) => {
+            Err(_) if defect::is(Defect::AnswersQuarantinedPages) => {
                 window.quarantine(mapping.frame);
+                self.finish(place);
+            }
+            Err(_) => {
+                if defect::is(Defect::ReusesQuarantinedFrames) {
+                    window.give(mapping.frame);
+                } else {
+                    window.quarantine(mapping.frame);
+                }
                 self.counters.quarantined += 1;
                 self.shard_mut(place).quarantine(place.slot);
                 self.tell(place);

@@ -7,6 +7,7 @@ use xen::grant::{GrantHandle, GrantRef, GrantRegion};
 use xen::{DomainId, ForeignFrame, Instant};
 
 use super::tracker::Claim;
+use crate::defect::{self, Defect};
 
 /// No record: the end of a list.
 pub(super) const NONE: u16 = u16::MAX;
@@ -94,8 +95,8 @@ impl Shard {
     }
 
     /// Whether another queue can have it.
-    pub(super) const fn is_idle(&self) -> bool {
-        !self.open && self.used == 0
+    pub(super) fn is_idle(&self) -> bool {
+        !self.open && (self.used == 0 || defect::is(Defect::ReopensTooEarly))
     }
 
     pub(super) fn reopen(&mut self, domain: DomainId, slots: u16) {
@@ -177,14 +178,16 @@ impl Shard {
 
     /// Where the bytes from `offset` of a page are.
     pub(super) fn region(&self, slot: u16, offset: u16) -> GrantRegion {
-        GrantRegion { domain: self.domain, reference: self.record(slot).claim.reference, offset }
+        let stranger = defect::is(Defect::CopiesAStrangersGrant);
+        let domain = if stranger { DomainId(self.domain.0 + 1) } else { self.domain };
+        GrantRegion { domain, reference: self.record(slot).claim.reference, offset }
     }
 
     /// Goes on with a page that nobody holds any more.
     pub(super) fn finish(&mut self, slot: u16) -> End {
         let record = self.record_mut(slot);
         match mem::replace(&mut record.state, State::Responding) {
-            State::Mapped(mapping) => {
+            State::Mapped(mapping) if !defect::is(Defect::AnswersBeforeUnmap) => {
                 record.state = State::Unmapping(mapping);
                 End::Unmap
             }
@@ -233,7 +236,10 @@ impl Shard {
     /// The oldest page whose response is due; its record is free.
     pub(super) fn respond(&mut self) -> Option<(Claim, i16)> {
         let slot = self.pop_due()?;
-        let Record { claim, status, .. } = *self.record(slot);
+        let Record { mut claim, status, .. } = *self.record(slot);
+        if defect::is(Defect::AnswersWithTheRecordsNumber) {
+            claim.id = slot;
+        }
         self.free(slot);
         Some((claim, status))
     }

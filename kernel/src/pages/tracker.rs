@@ -8,6 +8,7 @@ use xen::{DomainId, Instant};
 
 use super::mapping::BATCH;
 use super::shard::{End, NONE, Record, Shard, State};
+use crate::defect::{self, Defect};
 use crate::leak;
 
 /// A transmit queue's records.
@@ -160,7 +161,10 @@ impl Tracker {
     pub fn close(&mut self, id: ShardId) {
         let Some(shard) = self.shards.get_mut(usize::from(id.index)) else { return };
         if shard.open && shard.generation == id.generation {
-            self.counters.abandoned += u64::from(shard.close());
+            let abandoned = u64::from(shard.close());
+            if !defect::is(Defect::ForgetsAbandonedPages) {
+                self.counters.abandoned += abandoned;
+            }
         }
     }
 
@@ -180,14 +184,16 @@ impl Tracker {
     /// One more holder of the same page. `None` when it has too many.
     pub fn share(&mut self, hold: &Hold) -> Option<Hold> {
         let holds = &mut self.record_mut(hold.place()).holds;
-        *holds = holds.checked_add(1)?;
+        *holds = holds.checked_add(u16::from(!defect::is(Defect::ClonesWithoutHold)))?;
         self.counters.holds += 1;
         Some(Hold { shard: hold.shard, slot: hold.slot })
     }
 
     /// Sets what the request will be answered with.
     pub fn set_status(&mut self, hold: &Hold, status: i16) {
-        self.record_mut(hold.place()).status = status;
+        if !defect::is(Defect::AnswersFailuresWithOkay) {
+            self.record_mut(hold.place()).status = status;
+        }
     }
 
     /// Ends a hold. The last one sends the page home.
@@ -196,7 +202,10 @@ impl Tracker {
         mem::forget(hold);
         self.counters.holds -= 1;
         let record = self.record_mut(place);
-        record.holds -= 1;
+        if record.holds > 1 && defect::is(Defect::LosesARelease) {
+            return;
+        }
+        record.holds -= if defect::is(Defect::ReleasesTwice) { record.holds.min(2) } else { 1 };
         if record.holds == 0 {
             self.finish(place);
         }
@@ -253,9 +262,13 @@ impl Tracker {
 
     /// Goes on with a page that nobody holds.
     pub(super) fn finish(&mut self, place: Place) {
+        if defect::is(Defect::AllocatesOnRelease) {
+            core::hint::black_box(alloc::boxed::Box::new(place));
+        }
         match self.shard_mut(place).finish(place.slot) {
             End::Mapping => {}
             End::Unmap => self.unmapping.push(place),
+            End::Abandoned if defect::is(Defect::ForgetsAbandonedPages) => {}
             End::Abandoned => self.counters.abandoned += 1,
             End::Due => self.tell(place),
         }

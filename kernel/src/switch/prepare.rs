@@ -15,6 +15,7 @@ use xen::{Hypervisor, Instant};
 use super::counters::DropReason;
 use super::port::{Holding, PartialChecksums, Port, Ports};
 use super::{PortState, Switch};
+use crate::defect::{self, Defect};
 use crate::memory::{Buffers, Size};
 use crate::packet::{Checksum, Ethernet, HeaderError, MAX_FRAGMENTS, Packet, checksum};
 use crate::pages::choice::{Reason, Way};
@@ -252,6 +253,7 @@ impl PortState {
         }
         match terms.holding {
             Holding::Granted(_) if !finish => Ok(Step::Nothing),
+            Holding::Private if defect::is(Defect::LendsToTheUnbounded) => Ok(Step::Nothing),
             Holding::Mapped(_) => {
                 let way = match finish {
                     true => Way::Copy(Reason::Checksum),

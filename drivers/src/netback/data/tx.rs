@@ -8,8 +8,9 @@ use core::mem;
 use core::ops::Range;
 
 use heapless::Vec;
+use kernel::defect::{self, Defect};
 use kernel::memory::Size;
-use kernel::packet::{BATCH, Batch, Checksum, Fragment, Linear, Packet};
+use kernel::packet::{BATCH, Batch, Checksum, ETHERNET_HEADER, Fragment, Linear, Packet};
 use kernel::pages::{Claim, ShardId};
 use kernel::{HEADROOM, Pools};
 use xen::grant::{GrantCopy, GrantRef};
@@ -185,13 +186,21 @@ impl TxQueue {
                 pools.copies.push(GrantCopy::from_grant(from, to));
             }
             at += pulled;
-            let fragment = Fragment { hold, offset: slot.offset + pulled, len: slot.size - pulled };
+            let kept = match defect::is(Defect::SendsHeadersFromThePage) {
+                true => pulled.min((ETHERNET_HEADER as u16).saturating_sub(at - pulled)),
+                false => pulled,
+            };
+            let fragment = Fragment { hold, offset: slot.offset + kept, len: slot.size - kept };
             // A packet has room for as many fragments as a request has slots.
             if let Err(fragment) = packet.fragments.push(fragment) {
                 pools.tracker.release(fragment.hold);
             }
         }
-        packet.linear = Some(Linear { buffer, offset: HEADROOM, len: headers });
+        let len = match defect::is(Defect::SendsHeadersFromThePage) {
+            true => ETHERNET_HEADER as u16,
+            false => headers,
+        };
+        packet.linear = Some(Linear { buffer, offset: HEADROOM, len });
         let flags = chain.slots[0].flags();
         packet.meta.checksum = if flags.contains(TxFlags::CSUM_BLANK) {
             Checksum::Partial
@@ -226,7 +235,8 @@ impl TxQueue {
         // Pages of which nothing is left to look at go home.
         if packet.fragments.iter().any(|fragment| fragment.len == 0) {
             for fragment in mem::take(&mut packet.fragments) {
-                if fragment.len == 0 {
+                let eaten = defect::is(Defect::PullEatsTheFirstPage) && packet.is_private();
+                if fragment.len == 0 || eaten {
                     pools.tracker.release(fragment.hold);
                 } else if let Err(fragment) = packet.fragments.push(fragment) {
                     pools.tracker.release(fragment.hold);
@@ -240,6 +250,9 @@ impl TxQueue {
     pub(super) fn complete(&mut self, pools: &mut Pools) -> bool {
         while let Some(due) = pools.tracker.next_response(self.shard) {
             self.ring.respond(TxResponse { id: due.id, status: due.status });
+            if defect::is(Defect::AnswersTwice) {
+                self.ring.respond(TxResponse { id: due.id, status: due.status });
+            }
             self.respond_extras(due.id, due.extras);
         }
         self.ring.publish()
@@ -256,7 +269,7 @@ impl TxQueue {
     }
 
     fn respond_extras(&mut self, id: u16, extras: u8) {
-        for _ in 0..extras {
+        for _ in 0..if defect::is(Defect::ForgetsExtras) { 0 } else { extras } {
             self.ring.respond(TxResponse { id, status: Status::Null as i16 });
         }
     }
