@@ -360,13 +360,12 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         if !core::mem::take(&mut uplink.ready) && !uplink.nic.is_polled() {
             return false;
         }
-        if !defect::is(Defect::CompletesWithTheNextPacket) {
-            uplink.nic.reap(&mut self.pools);
-        }
         let mut more = uplink.nic.receive(&mut self.batch, &mut self.pools);
         if !more && !uplink.nic.is_polled() {
             uplink.nic.rearm();
             more = uplink.nic.receive(&mut self.batch, &mut self.pools);
+        }
+        if !defect::is(Defect::CompletesWithTheNextPacket) {
             uplink.nic.reap(&mut self.pools);
         }
         uplink.ready = more;

@@ -47,8 +47,6 @@ defects! {
     LendsWithoutLimit,
     /// A lender may have all frames (O-9).
     MapsWithoutShare,
-    /// A NIC's packets end when they are given to it (O-10).
-    EndsPacketsAtOnce,
     /// A release allocates (O-11).
     AllocatesOnRelease,
     /// A vif is gone before its pages are back (O-12).

@@ -314,6 +314,16 @@ impl Front {
         self.sent[&id].reference.expect("a slot with bytes")
     }
 
+    /// The page of a slot that has no response yet.
+    pub fn lent_page(&self, id: u16) -> GuestFrame {
+        self.sent[&id].frame
+    }
+
+    /// Forgets what it has lent, as a guest does that starts anew: the grants stay.
+    pub(crate) fn forget_lent(&mut self) {
+        self.sent.clear();
+    }
+
     /// Writes a request as it stands.
     pub fn push(&mut self, slot: TxSlot) {
         self.rings.tx.push(slot).expect("room in the ring");

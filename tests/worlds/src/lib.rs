@@ -6,9 +6,11 @@
 //! is there to wake it, so that a wake-up that is lost, or a loop that never rests,
 //! fails a test.
 
+mod allocations;
 pub mod frames;
 mod front;
 mod journal;
+pub mod scenarios;
 mod wire;
 mod world;
 

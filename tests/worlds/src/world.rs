@@ -34,7 +34,10 @@ const SMALL: usize = 64;
 const LARGE: usize = 256;
 /// Frames to map at.
 const FRAMES: usize = 64;
-const POOLS: Limits = Limits { packets: 1200, copies: 512, map: Mode::Auto };
+const PACKETS: usize = 1200;
+const COPIES: usize = 512;
+/// For how long the NIC says it may hold a page.
+const NIC_HOLDS: Duration = Duration::from_secs(4);
 const SWITCHES: switch::Limits = switch::Limits { switches: 4, ports: 16, addresses: 256 };
 
 /// Turns without a rest after which the domain is taken to spin.
@@ -45,14 +48,15 @@ pub type Id = usize;
 
 /// What packets are made of, in RAM of the domain's. A clone of the hypervisor has to
 /// be kept for as long.
-pub fn pools(xen: &FakeXen) -> Pools {
+pub fn pools(xen: &FakeXen, map: Mode) -> Pools {
     let ram = |pages| {
         let (base, first) = xen.ram(pages);
         // SAFETY: fresh pages, which live as long as the hypervisor does.
         unsafe { Ram::new(base, first, pages) }
     };
     let window = Window::of(xen.foreign_frames(FRAMES));
-    Pools::new(Buffers::new(ram(SMALL), ram(LARGE)), window, POOLS)
+    let limits = Limits { packets: PACKETS, copies: COPIES, map };
+    Pools::new(Buffers::new(ram(SMALL), ram(LARGE)), window, limits)
 }
 
 /// The domain and everything around it. A test ends with [`end`](Self::end), which
@@ -93,6 +97,16 @@ impl Default for World {
 impl World {
     /// A driver domain that is up, with a NIC, and guests without vifs.
     pub fn new() -> Self {
+        Self::with(Holding::Mapped(NIC_HOLDS), Mode::Auto)
+    }
+
+    /// The same, where all pages are mapped that can be.
+    pub fn mapping() -> Self {
+        Self::with(Holding::Mapped(NIC_HOLDS), Mode::Always)
+    }
+
+    /// The same, with a NIC that holds guests' pages in this way.
+    pub fn with(holding: Holding, map: Mode) -> Self {
         journal::start();
         let xen = FakeXen::new(US);
         xen.advance(Duration::from_secs(1000));
@@ -105,10 +119,10 @@ impl World {
             store.act(DomainId::ZERO).mkdir(&disk).expect("dom0 may");
             xen.create_domain(guest)
         });
-        let pools = pools(&xen);
+        let pools = pools(&xen, map);
         let switches = Switches::new(SWITCHES, [3, 5]);
         let mut network = Network::new(xen.clone(), pools, switches);
-        let wire = Wire::new(xen.clone(), Holding::Private);
+        let wire = Wire::new(xen.clone(), holding);
         let bridge = "xenbr0".parse().expect("a name");
         network.set_uplink(wire.nic(), &bridge, xen.now()).expect("a first port");
         let control = Control::new(store.connect(US, 0));
@@ -294,8 +308,18 @@ impl World {
     /// The guest dies; the toolstack tidies up afterwards. Its other vifs must have
     /// gone before.
     pub fn kill(&mut self, id: Id) -> Result<(), DetachError> {
+        self.die(id);
+        self.bury(id)
+    }
+
+    /// The guest dies, and nobody does anything about it.
+    pub fn die(&mut self, id: Id) {
         self[id].gone = true;
         self[id].guest.die();
+    }
+
+    /// The toolstack tidies up after a guest that has died.
+    pub fn bury(&mut self, id: Id) -> Result<(), DetachError> {
         let (vif, now) = (self[id].vif(), self.now());
         let detach = Detach::force(&mut self.store, vif, now);
         self.finish(detach)?;
@@ -336,6 +360,19 @@ impl World {
     /// # Panics
     /// If the backend keeps anything of the old one.
     pub fn restart(&mut self, id: Id) {
+        self.restart_after(id, |_| {});
+    }
+
+    /// The same, where others hold pages of the old driver's: it does not take them
+    /// back.
+    ///
+    /// # Panics
+    /// If the backend keeps anything else of the old one.
+    pub fn restart_with_pages_out(&mut self, id: Id) {
+        self.restart_after(id, Front::forget_lent);
+    }
+
+    fn restart_after(&mut self, id: Id, before: impl FnOnce(&mut Front)) {
         self[id].hands_off = true;
         let front = &self.fronts[id];
         front.xenbus.reboot(&mut self.store);
@@ -348,6 +385,7 @@ impl World {
             self.pass(Duration::from_millis(10));
             self[id].gone = closes;
         }
+        before(&mut self[id]);
         self[id].close();
         self[id].reopen();
         self[id].hands_off = false;
@@ -400,7 +438,7 @@ impl World {
         let counters = pools.tracker.counters();
         assert_eq!(counters.outstanding(), 0, "{counters:?} (O-16)");
         assert_eq!(counters.holds, 0, "{counters:?}");
-        assert_eq!(pools.idle(), POOLS.packets, "packets lost");
+        assert_eq!(pools.idle(), PACKETS, "packets lost");
         for (size, pages) in [(Size::Small, SMALL), (Size::Large, LARGE)] {
             let cells = pages * xen::PAGE_SIZE / size.bytes();
             assert_eq!(pools.buffers.free(size), cells, "{size:?} buffers lost");

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use drivers::netback::Frontend;
 use drivers::netback::data::{AttachError, Vif};
+use kernel::pages::choice::Mode;
+use kernel::switch::Holding;
 use worlds::{GUESTS, Id, Level, Manners, Outgoing, US, World, frames, journal, pools};
 use xen::event::RemotePort;
 use xen::fake::{FakeXen, Grant, Kind, Operation, When};
@@ -95,7 +97,7 @@ fn s9_nothing_is_left_to_connect_with() {
 fn s9_failed_attempts_leave_no_shard() {
     let xen = FakeXen::new(US);
     let guest = xen.create_domain(GUESTS[0]);
-    let mut pools = pools(&xen);
+    let mut pools = pools(&xen, Mode::Auto);
     let first = pools.tracker.open(GUESTS[0], 1).expect("a first");
     let second = pools.tracker.open(GUESTS[0], 1).expect("a second");
     pools.tracker.close(first);
@@ -201,7 +203,7 @@ fn pages_that_stay_away_are_given_up() {
 /// Copies towards the wire: the packet is lost, its page is answered with an error.
 #[test]
 fn copies_for_the_wire_fail() {
-    let mut world = World::new();
+    let mut world = World::with(Holding::Private, Mode::Auto);
     let a = world.attach(0);
     let outside = [2, 0, 0, 0, 0, 9];
     let payload = |operation: &Operation| matches!(operation, Operation::Copy { len: 872, .. });

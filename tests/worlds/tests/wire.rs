@@ -5,7 +5,8 @@ use std::time::Duration;
 use etherparse::{
     LaxPacketHeaders, LaxSlicedPacket, NetHeaders, PacketBuilder, TransportHeader, TransportSlice,
 };
-use kernel::switch::DropReason;
+use kernel::pages::choice::Mode;
+use kernel::switch::{DropReason, Holding};
 use worlds::{Id, Manners, Outgoing, World, frames};
 use xen::netif::TxFlags;
 
@@ -167,7 +168,7 @@ fn a_burst_from_the_wire_arrives_in_order() {
 /// what waits expires.
 #[test]
 fn a_wire_that_stalls_keeps_no_page() {
-    let mut world = World::new();
+    let mut world = World::with(Holding::Private, Mode::Auto);
     let [a, b] = world.connected();
     world.wire.set_room(3);
     let mac = world[a].mac();
@@ -199,7 +200,7 @@ fn a_wire_that_stalls_keeps_no_page() {
 /// reset.
 #[test]
 fn what_the_device_has_is_kept_until_it_was_sent_or_the_device_reset() {
-    let mut world = World::new();
+    let mut world = World::with(Holding::Private, Mode::Auto);
     let a = world.attach(0);
     let mac = world[a].mac();
     let frames: Vec<_> = (0..6).map(|n| frames::plain(OUTSIDE, mac, 1000, n)).collect();
