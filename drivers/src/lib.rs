@@ -6,6 +6,8 @@
 extern crate alloc;
 
 pub mod control;
+pub mod lldp;
+mod log_budget;
 pub mod netback;
 pub mod network;
 pub mod nic;

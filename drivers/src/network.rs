@@ -4,6 +4,8 @@
 //! destinations send what they got, and answers the requests whose pages came
 //! home. Nothing here waits, and every pass is bounded.
 
+mod slow_path;
+
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::fmt;
@@ -21,6 +23,7 @@ use xen::{Hypervisor, Instant};
 use crate::netback::data::{AttachError, Vif, VifCounters, Violation, is_short};
 use crate::netback::{ConnectRequest, Progress, Urgency, VifConfig, VifHost, VifId};
 use crate::nic::{Cause, Link, Nic, Status};
+use slow_path::{Notices, SlowPath};
 
 /// The largest IP packet where nothing else is configured.
 const MTU: u16 = 1500;
@@ -54,6 +57,7 @@ pub struct Network<H: Hypervisor, N: Nic> {
     /// of a vif that is being taken apart came home.
     news: bool,
     batch: Batch,
+    slow_path: SlowPath,
 }
 
 /// What is behind the switches' ports.
@@ -74,6 +78,8 @@ struct Attached<H: Hypervisor> {
     ready: bool,
     /// Whether its fault has been told.
     told: bool,
+    /// What else has.
+    notices: Notices,
 }
 
 struct Uplink<N> {
@@ -83,6 +89,7 @@ struct Uplink<N> {
     /// Whether the device interrupted, or must be polled.
     ready: bool,
     status: Status,
+    notices: Notices,
 }
 
 impl<H: Hypervisor, N: Nic> Ports for Endpoints<H, N> {
@@ -158,6 +165,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             faults: VecDeque::new(),
             news: false,
             batch: Batch::new(),
+            slow_path: SlowPath::default(),
         }
     }
 
@@ -181,7 +189,8 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         let port = self.switches.join(bridge, config)?;
         nic.start(now);
         let (link, status) = (Link::Down, Status::Changing);
-        self.endpoints.uplink = Some(Uplink { nic, port, link, ready: true, status });
+        let notices = Notices::default();
+        self.endpoints.uplink = Some(Uplink { nic, port, link, ready: true, status, notices });
         Ok(())
     }
 
@@ -257,9 +266,10 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         let wire = self.receive_from_wire(now);
         self.expire(now);
         self.flush(now);
+        let punted = self.poll_slow_path(now);
         // What comes back comes with an interrupt, or when its wait is over.
         let waiting = !self.ready.is_empty() && !is_short(&self.pools);
-        core::mem::take(&mut self.news) || wire || waiting
+        core::mem::take(&mut self.news) || wire || waiting || punted
     }
 
     /// When [`poll`](Self::poll) has to be called next, whatever happens.
@@ -443,7 +453,14 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             }
         };
         let (event, shard) = (vif.event(), vif.shard());
-        let attached = Attached { id: *id, vif, port: Some(port), ready: false, told: false };
+        let attached = Attached {
+            id: *id,
+            vif,
+            port: Some(port),
+            ready: false,
+            told: false,
+            notices: Notices::default(),
+        };
         let vifs = &mut self.endpoints.vifs;
         let place = vifs.iter().position(Option::is_none).unwrap_or_else(|| {
             vifs.push(None);

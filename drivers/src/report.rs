@@ -48,6 +48,15 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
         if let Some(nic) = network.nic() {
             write_nic(f, &nic.statistics())?;
         }
+        if let Some(neighbour) = network.neighbour() {
+            writeln!(f, "uplink: connected to {neighbour}")?;
+        }
+        let slow = network.switches().slow_path().counters();
+        write!(f, "slow path: {} packets {} bytes", slow.sent.packets, slow.sent.bytes)?;
+        for (reason, count) in slow.drops() {
+            write!(f, ", {} {count}", reason.name())?;
+        }
+        writeln!(f)?;
         let pages = network.pools().tracker.counters();
         writeln!(
             f,
@@ -91,7 +100,6 @@ fn write_nic(f: &mut fmt::Formatter<'_>, nic: &Statistics) -> fmt::Result {
         ("down", nic.send_down),
         ("aborted", nic.send_aborted),
         ("stalls", nic.stalls),
-        ("flushes", nic.flushes),
         ("bus mastering lost", nic.mastering_lost),
         ("missed by the device", nic.device.missed),
         ("checksum errors", nic.device.checksum_errors),

@@ -4,7 +4,6 @@ mod backend;
 pub mod data;
 mod host;
 mod keys;
-mod log_budget;
 pub mod state;
 mod vif;
 

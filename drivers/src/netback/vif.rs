@@ -28,9 +28,9 @@ use xen::Instant;
 use xen::store::{Busy, Error, Reply, RequestId, Store};
 
 use super::keys;
-use super::log_budget::LogBudget;
 use super::state::Ours;
 use super::{Progress, Urgency, VifConfig, VifHost, VifId};
+use crate::log_budget::LogBudget;
 
 /// How long our directory stays after 6 and `online=0`, so that the toolstack reads
 /// the 6: it takes a directory that is gone for a failure (L-5).

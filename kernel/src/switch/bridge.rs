@@ -246,6 +246,12 @@ impl Bridge {
         entry.is_live(now).then_some(entry.port)
     }
 
+    /// The port that an address is pinned to.
+    pub(super) fn owner(&self, address: MacAddress) -> Option<u16> {
+        let entry = self.entry(self.find(address)?);
+        entry.pinned.then_some(entry.port)
+    }
+
     /// Forgets what aged, in a walk over the table now and then. Nothing waits
     /// for it: an aged entry is not used, and its place is.
     pub(super) fn sweep(&mut self, now: u32) {

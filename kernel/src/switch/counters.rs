@@ -7,7 +7,8 @@ use crate::Pools;
 use crate::packet::Packet;
 
 /// Why a packet was dropped, or a clone of it never made. The first group is
-/// counted at the port it came from, the second at the port it was to go to.
+/// counted at the port it came from, the second at the port it was to go to, or at
+/// the slow path, which takes some of the first ([`PuntReason`](super::PuntReason)).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DropReason {
     /// Shorter than an Ethernet header.
@@ -97,7 +98,7 @@ impl Traffic {
     }
 }
 
-/// What a port counts.
+/// What a port counts, and the slow path as if it were one.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Counters {
     /// What came from the port.

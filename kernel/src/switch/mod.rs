@@ -4,13 +4,15 @@
 //! [`forward`](Switches::forward) what came from each port into the queues of
 //! those it goes to, then [`flush`](Switches::flush) the queues. Nothing in a pass
 //! allocates, and whatever becomes of a packet is counted, at the port it came
-//! from or at the one it was to go to.
+//! from or at the one it was to go to. Some of what is dropped can be looked at once
+//! more, on the slow path.
 
 mod bridge;
 mod counters;
 mod port;
 mod prepare;
 mod queue;
+mod slow;
 mod switches;
 #[cfg(test)]
 mod tests;
@@ -31,6 +33,7 @@ pub use bridge::{BridgeCounters, PinError, Seed};
 pub use counters::{Counters, DropReason, Traffic};
 pub use port::{Holding, JoinError, PartialChecksums, Port, PortConfig, PortId, Ports};
 pub use queue::{PortQueue, QueueLimits};
+pub use slow::{PuntReason, Punted, SlowPath};
 pub use switches::{BadName, BridgeName, Limits, Switches};
 
 /// How long a packet waits for a port (NETBACK-SPEC O-8).
@@ -130,7 +133,14 @@ impl Switch {
     }
 
     /// Puts what came from a port into the queues of those it goes to.
-    fn forward(&mut self, from: u16, batch: &mut Batch, pools: &mut Pools, now: Instant) {
+    fn forward(
+        &mut self,
+        from: u16,
+        batch: &mut Batch,
+        pools: &mut Pools,
+        slow: &mut SlowPath,
+        now: Instant,
+    ) {
         let seconds = seconds(now);
         while let Some(packet) = batch.pop_front() {
             if let Some(state) = self.state_mut(from) {
@@ -139,7 +149,7 @@ impl Switch {
             match self.way(from, packet.headers(&pools.buffers), seconds) {
                 Ok(Way::To(port)) => self.enqueue(port, from, packet, pools, now),
                 Ok(Way::Flood) => self.flood(from, packet, pools, now),
-                Err(reason) => self.discard(from, reason, packet, pools),
+                Err(reason) => self.refuse(from, reason, packet, pools, slow),
             }
         }
     }
@@ -272,6 +282,24 @@ impl Switch {
         // Whatever waits already expires earlier.
         self.deadline.get_or_insert(now + MAX_WAIT);
         self.set_dirty(to);
+    }
+
+    /// Does not forward a packet, which may still be worth a look.
+    fn refuse(
+        &mut self,
+        from: u16,
+        reason: DropReason,
+        packet: Box<Packet>,
+        pools: &mut Pools,
+        slow: &mut SlowPath,
+    ) {
+        let Some(why) = PuntReason::of(reason) else {
+            return self.discard(from, reason, packet, pools);
+        };
+        if let Some(state) = self.state_mut(from) {
+            state.counters.count(reason);
+        }
+        slow.punt(why, self.id(from), packet, pools);
     }
 
     fn discard(&mut self, port: u16, reason: DropReason, packet: Box<Packet>, pools: &mut Pools) {

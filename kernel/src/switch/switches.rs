@@ -10,8 +10,9 @@ use super::Switch;
 use super::bridge::Seed;
 use super::counters::Counters;
 use super::port::{JoinError, PortConfig, PortId, Ports};
+use super::slow::{Punted, SlowPath};
 use crate::Pools;
-use crate::packet::Batch;
+use crate::packet::{Batch, MacAddress};
 
 /// A bridge's name: what Linux takes for an interface's, so that what works with
 /// another backend works here.
@@ -92,13 +93,14 @@ pub struct Switches {
     switches: Vec<(BridgeName, Switch)>,
     limits: Limits,
     seed: Seed,
+    slow: SlowPath,
     strays: u64,
 }
 
 impl Switches {
     /// No switches yet. `seed` has to be what no peer can guess.
-    pub const fn new(limits: Limits, seed: Seed) -> Self {
-        Self { switches: Vec::new(), limits, seed, strays: 0 }
+    pub fn new(limits: Limits, seed: Seed) -> Self {
+        Self { switches: Vec::new(), limits, seed, slow: SlowPath::new(), strays: 0 }
     }
 
     /// Adds a port to the switch `name`, which is made if it is not there.
@@ -132,9 +134,9 @@ impl Switches {
     /// Empties `batch`, which came from the port `from`, into the queues of the
     /// ports it goes to. Sends nothing yet.
     pub fn forward(&mut self, from: PortId, batch: &mut Batch, pools: &mut Pools, now: Instant) {
-        let switch = self.switch_mut(from);
+        let switch = self.switches.get_mut(usize::from(from.switch)).map(|(_, switch)| switch);
         match switch.and_then(|switch| switch.index(from).map(|index| (switch, index))) {
-            Some((switch, index)) => switch.forward(index, batch, pools, now),
+            Some((switch, index)) => switch.forward(index, batch, pools, &mut self.slow, now),
             None => {
                 while let Some(packet) = batch.pop_front() {
                     self.strays += 1;
@@ -150,7 +152,8 @@ impl Switches {
     }
 
     /// Has all ports send that got something or were woken. Packets reach them as
-    /// they take them; copies that this needs are made by one hypercall a switch.
+    /// they take them; copies that this needs are made by one hypercall a switch, and
+    /// then by one for the slow path.
     pub fn flush<H: Hypervisor>(
         &mut self,
         hypervisor: &H,
@@ -161,6 +164,24 @@ impl Switches {
         for (_, switch) in &mut self.switches {
             switch.flush(hypervisor, pools, now, ports);
         }
+        self.slow.settle(hypervisor, pools);
+    }
+
+    /// What the tables left to somebody else, of all switches.
+    pub const fn slow_path(&self) -> &SlowPath {
+        &self.slow
+    }
+
+    /// The next packet of the slow path. Those since the last [`flush`](Self::flush)
+    /// are not ready.
+    pub fn next_punted(&mut self) -> Option<Punted> {
+        self.slow.next()
+    }
+
+    /// The port that alone may send from an address, on the switch of the port `near`.
+    pub fn owner(&self, near: PortId, address: MacAddress) -> Option<PortId> {
+        let (_, switch) = self.switches.get(usize::from(near.switch))?;
+        switch.bridge.owner(address).map(|index| switch.id(index))
     }
 
     /// Takes note that a port may be able to send again: the next

@@ -1,5 +1,7 @@
 //! Switches with ports that note what they got, and guests that lend pages.
 
+mod slow;
+
 use std::collections::BTreeMap;
 use std::slice;
 
@@ -245,6 +247,7 @@ impl World {
         for id in ids {
             self.switches.leave(id, &mut self.pools);
         }
+        self.drain();
         for guest in 0..self.shards.len() {
             self.responses(guest);
         }
@@ -884,8 +887,8 @@ fn bridge_names_are_those_of_interfaces() {
 
 #[derive(Clone, Debug)]
 enum Event {
-    /// From a port, to a guest or (at 4) to all, from a guest's address or (at 4)
-    /// its own, with so many lent pages.
+    /// From a port, to a guest, to all (at 4) or to bridges (at 5), from a guest's
+    /// address or (at 4) its own, with so many lent pages.
     Send {
         from: usize,
         to: u8,
@@ -900,12 +903,14 @@ enum Event {
     },
     Revoke,
     Wait(u64),
+    /// Looks at so many packets of the slow path.
+    Look(usize),
     Rejoin(usize),
 }
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        10 => (0usize..4, 0u8..5, prop_oneof![8 => Just(4u8), 1 => 0u8..4], 0usize..19, any::<bool>())
+        10 => (0usize..4, 0u8..6, prop_oneof![8 => Just(4u8), 1 => 0u8..4], 0usize..19, any::<bool>())
             .prop_map(|(from, to, source, pages, partial)| {
                 Event::Send { from, to, source, pages, partial }
             }),
@@ -913,6 +918,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (0usize..4, 0usize..9).prop_map(|(port, packets)| Event::Budget { port, packets }),
         1 => Just(Event::Revoke),
         2 => (0u64..60).prop_map(Event::Wait),
+        1 => (0usize..9).prop_map(Event::Look),
         1 => (0usize..4).prop_map(Event::Rejoin),
     ]
 }
@@ -943,7 +949,7 @@ proptest! {
         let ends = |counters: Counters| {
             counters.sent.packets + counters.drops().map(|(_, count)| count).sum::<u64>()
         };
-        let mut number = 0u32;
+        let (mut number, mut punted) = (0u32, 0);
         for event in events {
             match event {
                 Event::Send { from, to, source, pages, partial } => {
@@ -953,7 +959,12 @@ proptest! {
                     number += 1;
                     let forged = source != 4 && usize::from(source) != from;
                     let source = if source == 4 { from as u8 } else { source };
-                    let destination = if to == 4 { BROADCAST } else { guest_mac(to) };
+                    let destination = match to {
+                        4 => BROADCAST,
+                        5 => slow::RESERVED,
+                        to => guest_mac(to),
+                    };
+                    punted += u64::from(forged || to == 5);
                     let mut bytes = datagram(number.is_multiple_of(2), destination, 0x1111);
                     bytes[6..12].copy_from_slice(&guest_mac(source));
                     bytes.extend(number.to_be_bytes());
@@ -979,6 +990,7 @@ proptest! {
                     (0..4).for_each(|domain| world.guests.revoke(DomainId(domain), reference));
                 }
                 Event::Wait(milliseconds) => world.wait(milliseconds),
+                Event::Look(packets) => world.look(packets),
                 Event::Rejoin(guest) => {
                     world.check_sent(ports[guest], guest)?;
                     let left = world.switches.leave(ports[guest], &mut world.pools).unwrap();
@@ -996,6 +1008,9 @@ proptest! {
             ended += ends(world.switches.leave(port, &mut world.pools).unwrap());
         }
         prop_assert_eq!(expected, ended);
+        world.flush();
+        world.drain();
+        prop_assert_eq!(punted, ends(*world.switches.slow_path().counters()));
         world.end();
     }
 }

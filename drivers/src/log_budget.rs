@@ -1,24 +1,24 @@
-//! A bound on what one vif writes to the log.
+//! A bound on what a peer has us write to the log.
 
 use core::time::Duration;
 
 use xen::Instant;
 
-/// How many lines a vif may write to the log at once, and how long it takes until it
-/// may write another: its guest is often the one who causes them.
+/// How many lines may be written to the log at once, and how long it takes until
+/// another may: it is often the guest or the wire that causes them.
 const LOG_BURST: u32 = 8;
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a vif may still write to the log.
+/// What may still be written to the log of one matter.
 #[derive(Default)]
-pub(super) struct LogBudget {
+pub(crate) struct LogBudget {
     spent: u32,
     since: Instant,
 }
 
 impl LogBudget {
     /// Whether a line may be written now.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
         let earned = now.since(self.since).as_secs() / LOG_INTERVAL.as_secs();
         if earned > 0 {
             self.spent = self.spent.saturating_sub(u32::try_from(earned).unwrap_or(u32::MAX));
