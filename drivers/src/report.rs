@@ -100,6 +100,7 @@ fn write_nic(f: &mut fmt::Formatter<'_>, nic: &Statistics) -> fmt::Result {
         ("down", nic.send_down),
         ("aborted", nic.send_aborted),
         ("stalls", nic.stalls),
+        ("flushes", nic.flushes),
         ("bus mastering lost", nic.mastering_lost),
         ("missed by the device", nic.device.missed),
         ("checksum errors", nic.device.checksum_errors),

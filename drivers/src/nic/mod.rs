@@ -17,8 +17,9 @@ use xen::Instant;
 
 pub use buffers::{BufferProvider, PoolBuffers, Window};
 
-/// A driver. Sending is [`Port::transmit`]; it takes packets that lie in one buffer
-/// of ours with their checksums made, and drops others, counted.
+/// A driver. Sending is [`Port::transmit`]; it takes packets all of which the device
+/// can read ([`Pools::dma_regions`]) with their checksums made, and drops others,
+/// counted.
 pub trait Nic: Port {
     /// Starts to bring the device up; [`watchdog`](Self::watchdog) goes on with it.
     fn start(&mut self, now: Instant);
@@ -161,7 +162,8 @@ pub struct Statistics {
     pub sent: u64,
     /// Bytes in them.
     pub sent_bytes: u64,
-    /// Packets refused: of a wrong length, not in one buffer, without a checksum.
+    /// Packets refused: of a wrong length, out of the device's reach, without a
+    /// checksum.
     pub send_refused: u64,
     /// Packets dropped because there was no link, or the device did not run.
     pub send_down: u64,
@@ -171,8 +173,10 @@ pub struct Statistics {
     pub interrupts: u64,
     /// Resets, the first included.
     pub resets: u64,
-    /// Resets because sending had stopped.
+    /// Resets because a packet was not sent in time.
     pub stalls: u64,
+    /// Resets because the link went down before all packets were sent.
+    pub flushes: u64,
     /// Resets because Xen had taken bus mastering away: ten faults in the IOMMU
     /// (NETBACK-SPEC H-13).
     pub mastering_lost: u64,

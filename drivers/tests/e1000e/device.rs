@@ -4,6 +4,8 @@
 //! Written from the datasheet, not from the driver: numbers stand here as they do
 //! there.
 
+mod send;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use xen::Instant;
 
 use crate::config::Model;
 use crate::memory::Memory;
+use send::Sender;
 
 pub const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
 
@@ -78,6 +81,7 @@ pub struct Device {
     /// Frames on the wire.
     pub wire: RefCell<Vec<Vec<u8>>>,
     pub resets: Cell<u32>,
+    pub sender: RefCell<Sender>,
     /// How often a register was read or written.
     pub accesses: Cell<usize>,
     /// RAL and RAH as the NVM has them.
@@ -110,6 +114,7 @@ impl Device {
             messages: RefCell::default(),
             wire: RefCell::default(),
             resets: Cell::new(0),
+            sender: RefCell::default(),
             accesses: Cell::new(0),
             nvm: Cell::new([
                 u32::from_le_bytes([a, b, c, d]),
@@ -138,6 +143,11 @@ impl Device {
 
     pub fn count(&self, counter: u32) {
         self.set(counter, self.get(counter) + 1);
+    }
+
+    /// Whether it has ever written back what was not true.
+    pub fn has_lied(&self) -> bool {
+        self.lied.get()
     }
 
     /// One of the faults.
@@ -221,48 +231,6 @@ impl Device {
         }
     }
 
-    fn send(&self, most: usize) {
-        for _ in 0..most {
-            if self.get(TDH) == self.get(TDT) {
-                return;
-            }
-            if self.get(TCTL) & EN == 0 || !self.masters() || self.faults.stalled.get() {
-                return;
-            }
-            let head = self.get(TDH);
-            let at = self.base(TDBAL) + u64::from(head) * 16;
-            let mut descriptor = [0; 16];
-            self.memory.read(at, &mut descriptor);
-            let address = u64::from_le_bytes(descriptor[..8].try_into().unwrap());
-            let len = usize::from(u16::from_le_bytes([descriptor[8], descriptor[9]]));
-            assert_eq!(descriptor[11], 0b1011, "EOP, IFCS and RS of a legacy descriptor");
-            let clear = descriptor[12..] == [0; 4];
-            assert!(clear || self.lied.get(), "a descriptor posted with status in it");
-            assert!((17..=1518).contains(&len), "a frame of {len} bytes");
-            let mut frame = vec![0; len];
-            self.memory.read(address, &mut frame);
-            self.memory.write(at + 12, &[1]);
-            self.set(TDH, (head + 1) % 256);
-            self.count(0x4080);
-            if self.faults.loopback.get() {
-                self.arrive(&frame);
-            }
-            self.wire.borrow_mut().push(frame);
-            self.raise(TXQ0);
-        }
-    }
-
-    /// Says of sent packets that they are done, though they are not.
-    pub fn claim_sent(&self) {
-        if !self.masters() || self.get(TCTL) & EN == 0 {
-            return;
-        }
-        self.lied.set(true);
-        for slot in 0..256 {
-            self.memory.write(self.base(TDBAL) + slot * 16 + 12, &[1]);
-        }
-    }
-
     fn base(&self, low: u32) -> u64 {
         u64::from(self.get(low + 4)) << 32 | u64::from(self.get(low))
     }
@@ -305,6 +273,7 @@ impl Device {
         assert_eq!((self.get(RCTL) | self.get(TCTL)) & EN, 0, "a reset of a running device");
         assert!(self.get(CTRL) & 1 << 2 != 0, "a reset without master disable");
         self.registers.borrow_mut().clear();
+        self.sender.take();
         self.resets.set(self.resets.get() + 1);
         self.reset.set(Some(self.now.get()));
         self.set(CTRL, 1 << 3 | 1 << 20);

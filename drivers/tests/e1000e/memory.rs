@@ -1,8 +1,11 @@
 //! Memory that the driver and the modelled device both reach.
 
+use std::cell::RefCell;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 use kernel::memory::Ram;
+use xen::fake::FakeXen;
 use xen::{LocalFrame, PAGE_SIZE};
 
 /// The frame number of the first page; not zero, so that no address is by chance.
@@ -16,11 +19,18 @@ struct Page([u8; PAGE_SIZE]);
 pub struct Memory {
     base: NonNull<u8>,
     pages: usize,
+    /// Which blocks nobody has lent to the device.
+    out_of_bounds: RefCell<Vec<bool>>,
+    /// Where guests' pages are mapped.
+    xen: FakeXen,
 }
+
+/// What memory is lent in.
+const BLOCK: u64 = 256;
 
 impl Memory {
     /// Makes memory of these numbers of pages, and the right to each.
-    pub fn new<const N: usize>(pages: [usize; N]) -> (Self, [Ram; N]) {
+    pub fn new<const N: usize>(xen: FakeXen, pages: [usize; N]) -> (Self, [Ram; N]) {
         let total = pages.iter().sum();
         let memory = Box::leak(vec![Page([0xa5; PAGE_SIZE]); total].into_boxed_slice());
         let base = NonNull::from(memory).cast();
@@ -29,11 +39,25 @@ impl Memory {
         // SAFETY: leaked just now, and aligned.
         let mut all = unsafe { Ram::new(base, first, total) };
         let cut = pages.map(|pages| all.split(pages).unwrap());
-        (Self { base, pages: total }, cut)
+        let out_of_bounds = RefCell::new(vec![false; total * PAGE_SIZE / BLOCK as usize]);
+        (Self { base, pages: total, out_of_bounds, xen }, cut)
+    }
+
+    /// Has the device fault in these ranges, and nowhere else in the memory.
+    pub fn guard(&self, ranges: impl Iterator<Item = Range<u64>>) {
+        let mut blocks = self.out_of_bounds.borrow_mut();
+        blocks.fill(false);
+        for range in ranges {
+            let block = |address| ((address - FIRST_FRAME * PAGE_SIZE as u64) / BLOCK) as usize;
+            blocks[block(range.start)..block(range.end)].fill(true);
+        }
     }
 
     /// Reads as a device does.
     pub fn read(&self, address: u64, into: &mut [u8]) {
+        if address >= FIRST_FRAME * PAGE_SIZE as u64 + (self.pages * PAGE_SIZE) as u64 {
+            return self.xen.device_read(address, into).expect("mapped pages only");
+        }
         for (address, byte) in (address..).zip(into) {
             // SAFETY: in the memory; volatile, for the driver has it too.
             *byte = unsafe { self.at(address).read_volatile() };
@@ -51,6 +75,9 @@ impl Memory {
     fn at(&self, address: u64) -> NonNull<u8> {
         let offset = address.wrapping_sub(FIRST_FRAME * PAGE_SIZE as u64);
         assert!(offset < (self.pages * PAGE_SIZE) as u64, "DMA to {address:#x}: IOMMU fault");
+        let block = (offset / BLOCK) as usize;
+        let lent = !self.out_of_bounds.borrow()[block];
+        assert!(lent, "DMA to {address:#x}, which is not lent: IOMMU fault");
         // SAFETY: inside, as just checked.
         unsafe { self.base.add(offset as usize) }
     }

@@ -12,9 +12,10 @@ use anyhow::{Context, Result, bail};
 use crate::client::{Agent, StreamWriter};
 use crate::config::{self, DRIVER_DOMAIN, Door, GuestKind};
 use crate::log::Log;
-use crate::machine::{Machine, Nic, Running, WIRE_CAPTURE};
+use crate::machine::{Machine, Nic, Running};
 use crate::places;
 use crate::setup::{self, Parts};
+use crate::wire_peer::WirePeer;
 
 /// How long `xl create` may take.
 const CREATE_SECONDS: u32 = 90;
@@ -34,14 +35,12 @@ pub struct Options {
     pub causeway: Option<PathBuf>,
     /// The NIC that is passed through.
     pub nic: Nic,
-    /// Whether the harness is on the wire itself.
-    pub wire_peer: bool,
 }
 
 impl Options {
     /// The usual boot.
     pub fn new(name: &str) -> Options {
-        Options { name: name.into(), causeway: None, nic: Nic::default(), wire_peer: false }
+        Options { name: name.into(), causeway: None, nic: Nic::default() }
     }
 }
 
@@ -49,6 +48,7 @@ impl Options {
 pub struct Lab {
     run: PathBuf,
     machine: Running,
+    peer: WirePeer,
     followed: RefCell<BTreeMap<String, Followed>>,
 }
 
@@ -65,17 +65,12 @@ impl Lab {
         let parts = setup::setup()?;
         let run = places::new_run(&options.name)?;
         let jobs_disk = jobs_disk(&parts, options, &run)?;
-        let machine = Machine {
-            parts: &parts,
-            jobs_disk: &jobs_disk,
-            run: &run,
-            nic: options.nic,
-            wire_peer: options.wire_peer,
-        };
-        let machine = machine.start().with_context(|| format!("see {}", run.display()))?;
+        let machine = Machine { parts: &parts, jobs_disk: &jobs_disk, run: &run, nic: options.nic };
+        let (machine, wire) = machine.start().with_context(|| format!("see {}", run.display()))?;
         // The emulator has it open; the logs stay, this need not.
         fs::remove_file(&jobs_disk)?;
-        Ok(Lab { run, machine, followed: RefCell::default() })
+        let peer = WirePeer::start(wire)?;
+        Ok(Lab { run, machine, peer, followed: RefCell::default() })
     }
 
     /// Where the logs of this run are.
@@ -103,9 +98,9 @@ impl Lab {
         self.dom0().run(&format!("xl -vvv {command}"), seconds)
     }
 
-    /// The capture of the NIC's wire.
-    pub fn wire_capture(&self) -> PathBuf {
-        self.run.join(WIRE_CAPTURE)
+    /// Who is on the other end of the NIC's wire.
+    pub fn wire_peer(&self) -> &WirePeer {
+        &self.peer
     }
 
     /// Creates a domain from an xl configuration and follows its console. With

@@ -3,6 +3,7 @@
 //!
 //! - [`setup`] makes what a boot needs, from Debian's packages, and caches it.
 //! - [`machine`] is one emulated machine; [`lab`] is Xen and dom0 on it.
+//! - [`wire_peer`] is who is on the other end of the NIC's wire.
 //! - [`client`] runs commands in dom0 and in guests, where an [`agent`] serves, by
 //!   ways that are not the network under test.
 
@@ -19,4 +20,5 @@ pub mod runner;
 pub mod scenarios;
 pub mod setup;
 pub mod shell;
+pub mod wire_peer;
 pub mod world;

@@ -2,15 +2,16 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::client::Agent;
 use crate::log::Log;
@@ -59,8 +60,11 @@ impl Nic {
     }
 }
 
-/// The capture of the NIC's wire, in the run's directory.
-pub const WIRE_CAPTURE: &str = "wire.pcap";
+/// The capture of the NIC's wire, in the run's directory, for people.
+const WIRE_CAPTURE: &str = "wire.pcap";
+
+/// How much of each frame is captured: headers, and enough to know the rest by.
+const CAPTURED: usize = 256;
 
 /// What a machine is made with.
 pub struct Machine<'a> {
@@ -72,9 +76,6 @@ pub struct Machine<'a> {
     pub run: &'a Path,
     /// The NIC's model.
     pub nic: Nic,
-    /// Whether a program of the host is on the NIC's wire as well, through the
-    /// datagram sockets of [`Machine::wire_sockets`].
-    pub wire_peer: bool,
 }
 
 /// A running machine. Dropping it ends the emulator.
@@ -87,18 +88,15 @@ pub struct Running {
 }
 
 impl Machine<'_> {
-    /// The sockets of the peer on the wire: the one it binds and receives on, the
-    /// one it sends to. One frame is one datagram.
-    pub fn wire_sockets(&self) -> (PathBuf, PathBuf) {
-        (self.run.join("wire-peer.sock"), self.run.join("wire.sock"))
-    }
-
-    /// Starts the machine and waits for the agent in dom0.
-    pub fn start(&self) -> Result<Running> {
+    /// Starts the machine and waits for the agent in dom0. Beside it returns the other
+    /// end of the NIC's wire, where one datagram is one frame.
+    pub fn start(&self) -> Result<(Running, UnixDatagram)> {
         let serial = Log::create(&self.run.join("xen.log"))?;
         let transcript = Log::create(&self.run.join("commands.log"))?;
         let (ours, theirs) = UnixStream::pair()?;
-        let mut command = self.command();
+        let (wire, nics_end) = UnixDatagram::pair()?;
+        fcntl_setfd(&nics_end, FdFlags::empty())?;
+        let mut command = self.command(nics_end.as_raw_fd());
         fs::write(self.run.join("qemu.cmd"), format!("{command:?}\n"))?;
         let mut emulator = command
             .stdin(OwnedFd::from(theirs))
@@ -107,9 +105,9 @@ impl Machine<'_> {
             .spawn()
             .context("starting the emulator")?;
         let mut console = emulator.stdout.take().expect("stdout is piped");
-        // Closes our copy of the emulator's end of the socket, so that its death
+        // Closes our copies of the emulator's ends of the sockets, so that its death
         // is seen on ours.
-        drop(command);
+        drop((command, nics_end));
 
         let log = serial.clone();
         thread::spawn(move || {
@@ -123,10 +121,10 @@ impl Machine<'_> {
         let dom0 = Agent::connect("dom0", ours.try_clone()?, ours, transcript, DOM0_STARTS)
             .with_context(|| fs::read_to_string(self.run.join("qemu.err")).unwrap_or_default())
             .context("the machine does not start")?;
-        Ok(Running { emulator, serial, dom0 })
+        Ok((Running { emulator, serial, dom0 }, wire))
     }
 
-    fn command(&self) -> Command {
+    fn command(&self, wire: RawFd) -> Command {
         let parts = self.parts;
         // The emulator must not outlive the harness, however that ends.
         let mut command = Command::new("setpriv");
@@ -145,7 +143,7 @@ impl Machine<'_> {
             command.arg(format!("id=d{slot},if=none,format=raw,snapshot=on,file={file}"));
             command.args(["-device", &format!("virtio-blk-pci,drive=d{slot},addr={slot}")]);
         }
-        self.network(&mut command);
+        self.network(&mut command, wire);
         // The agent's port is the emulator's standard input, a socket.
         command.args(["-chardev", "socket,id=agent,fd=0", "-device", "virtio-serial-pci,addr=6"]);
         command.args(["-device", "virtserialport,chardev=agent,name=agent"]);
@@ -154,28 +152,16 @@ impl Machine<'_> {
         command
     }
 
-    /// The NIC is on a hub with the user-mode network, whose gateway is
-    /// 10.0.2.2, and with the peer if there is one. What passes is captured.
-    fn network(&self, command: &mut Command) {
-        let capture = self.run.join(WIRE_CAPTURE);
-        let mut netdev = |options: &str| {
-            command.args(["-netdev", options]);
-        };
-        netdev("user,id=user,ipv6=off");
-        netdev("hubport,id=hub-user,hubid=0,netdev=user");
-        if self.wire_peer {
-            let (peer, wire) = self.wire_sockets();
-            netdev(&format!(
-                "dgram,id=peer,local.type=unix,local.path={},remote.type=unix,remote.path={}",
-                wire.display(),
-                peer.display()
-            ));
-            netdev("hubport,id=hub-peer,hubid=0,netdev=peer");
-        }
-        netdev("hubport,id=nic,hubid=0");
-        let nic = format!("{},netdev=nic,addr=5,mac={NIC_MAC}", self.nic.device());
+    /// The NIC's wire ends in a socket that the emulator inherits. What passes is
+    /// captured.
+    fn network(&self, command: &mut Command, wire: RawFd) {
+        let file = self.run.join(WIRE_CAPTURE);
+        command.args(["-netdev", &format!("dgram,id=wire,local.type=fd,local.str={wire}")]);
+        let nic = format!("{},netdev=wire,addr=5,mac={NIC_MAC}", self.nic.device());
         command.args(["-device", &nic, "-object"]);
-        command.arg(format!("filter-dump,id=capture,netdev=nic,file={}", capture.display()));
+        let capture =
+            format!("filter-dump,id=capture,netdev=wire,maxlen={CAPTURED},file={}", file.display());
+        command.arg(capture);
     }
 }
 

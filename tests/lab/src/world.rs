@@ -2,26 +2,20 @@
 //! started when the first scenario needs them and stay for the next ones.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
+use std::fmt::Display;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::agent::transfer;
 use crate::client::Agent;
 use crate::config::{DRIVER_DOMAIN, Door, GuestKind};
 use crate::lab::{Lab, Options};
 use crate::log::Log;
-use crate::observe::wire::{Capture, Frame, Mac};
+use crate::observe::wire::Mac;
 use crate::observe::xen_log;
-
-/// The gateway of the user-mode network: the way to programs on the host.
-pub const GATEWAY: &str = "10.0.2.2";
-
-/// Addresses of the user-mode network's own hosts begin with this.
-const GATEWAY_MAC: [u8; 5] = [0x52, 0x55, 10, 0, 2];
+use crate::wire_peer::WirePeer;
 
 /// How long Causeway may take until it is ready.
 pub const READY: Duration = Duration::from_secs(60);
@@ -43,7 +37,7 @@ pub struct Peer {
     /// Its vif's address.
     pub mac: Mac,
     /// Its IPv4 address on the network of the NIC.
-    pub ip: String,
+    pub ip: Ipv4Addr,
 }
 
 /// A booted Xen and what was started on it.
@@ -52,9 +46,7 @@ pub struct World {
     backend: Backend,
     console: Option<Log>,
     peers: BTreeMap<String, Peer>,
-    capture: Capture,
     on_the_wire: BTreeSet<Mac>,
-    outside_port: u16,
 }
 
 impl World {
@@ -64,17 +56,15 @@ impl World {
         if let Backend::Causeway(elf) = backend {
             options.causeway = Some(elf.clone());
         }
-        let lab = Lab::boot(&options)?;
-        let capture = Capture::follow(lab.wire_capture());
-        Ok(World {
-            lab,
+        let world = World {
+            lab: Lab::boot(&options)?,
             backend: backend.clone(),
             console: None,
             peers: BTreeMap::new(),
-            capture,
             on_the_wire: BTreeSet::new(),
-            outside_port: serve_outside()?,
-        })
+        };
+        world.watch_the_wire();
+        Ok(world)
     }
 
     /// Xen and dom0.
@@ -118,9 +108,9 @@ impl World {
         }
     }
 
-    /// The server of hashed transfers outside, as guests reach it.
-    pub fn outside(&self) -> String {
-        format!("{GATEWAY}:{}", self.outside_port)
+    /// Who is on the other end of the NIC's wire.
+    pub fn wire_peer(&self) -> &WirePeer {
+        self.lab.wire_peer()
     }
 
     /// Only dom0: ends every other domain.
@@ -176,9 +166,8 @@ impl World {
         let (mac, ip) = addresses(name);
         let agent = self.lab.guest(name, kind, &[&vif(mac, "xenbr0")])?;
         let peer = Peer { agent, mac, ip };
-        self.on_the_wire.insert(mac);
-        bring_up(&peer.agent, "eth0", &peer.ip)?;
-        peer.agent.run(&format!("ip route add default via {GATEWAY}"), 10)?;
+        self.allow_on_the_wire(mac);
+        bring_up(&peer.agent, "eth0", peer.ip)?;
         self.peers.insert(name.into(), peer.clone());
         Ok(peer)
     }
@@ -206,30 +195,35 @@ impl World {
     /// Frames with this source address may be on the NIC's wire.
     pub fn allow_on_the_wire(&mut self, mac: Mac) {
         self.on_the_wire.insert(mac);
+        self.watch_the_wire();
+    }
+
+    /// Linux in Causeway's place has a bridge of its own that speaks.
+    fn watch_the_wire(&self) {
+        if matches!(self.backend, Backend::Causeway(_)) {
+            self.wire_peer().expect_only(self.on_the_wire.clone());
+        }
     }
 
     /// What must hold after every scenario: all frames on the wire are right and
     /// from who may send there, and Xen has nothing to complain about. Returns
     /// the number of new frames.
-    pub fn check_invariants(&mut self) -> Result<usize> {
-        let frames = self.capture.new_frames()?;
-        // What the user-mode network itself sends is not ours to judge.
-        let ours = |frame: &&Frame| !frame.source().is_some_and(|s| s.0.starts_with(&GATEWAY_MAC));
-        let ours: Vec<&Frame> = frames.iter().filter(ours).collect();
-        for frame in &ours {
-            frame.check().with_context(|| format!("on the wire: {frame:?}"))?;
-            if matches!(self.backend, Backend::Causeway(_))
-                && !frame.source().is_some_and(|source| self.on_the_wire.contains(&source))
-            {
-                bail!("this frame must not be on the wire: {frame:?}");
-            }
+    pub fn check_invariants(&mut self) -> Result<u64> {
+        let seen = self.wire_peer().take_seen();
+        if seen.faults > 0 {
+            bail!(
+                "{} of {} frames on the wire:\n{}",
+                seen.faults,
+                seen.frames,
+                seen.first_faults.join("\n")
+            );
         }
         let log = self.lab.serial().since(0);
         let complaints = xen_log::complaints(&log);
         if !complaints.is_empty() {
             bail!("Xen complains:\n{}", complaints.join("\n"));
         }
-        Ok(ours.len())
+        Ok(seen.frames)
     }
 }
 
@@ -239,14 +233,14 @@ fn vif(mac: Mac, bridge: &str) -> String {
 }
 
 /// The addresses of a guest, by the letter of its name.
-fn addresses(name: &str) -> (Mac, String) {
+fn addresses(name: &str) -> (Mac, Ipv4Addr) {
     let letter = name.bytes().next().unwrap_or_default().saturating_sub(b'a');
-    (Mac([0x00, 0x16, 0x3E, 0, 0, letter]), format!("10.0.2.{}", 101 + letter))
+    (Mac([0x00, 0x16, 0x3E, 0, 0, letter]), Ipv4Addr::new(10, 0, 2, 101 + letter))
 }
 
 /// Waits for an interface, gives it an address, and waits until its backend is
 /// connected.
-pub fn bring_up(agent: &Agent, interface: &str, ip: &str) -> Result<()> {
+pub fn bring_up(agent: &Agent, interface: &str, ip: impl Display) -> Result<()> {
     let command = format!(
         "until [ -e /sys/class/net/{interface} ]; do sleep 0.1; done\n\
          ip addr add {ip}/24 dev {interface} && ip link set {interface} up\n\
@@ -261,13 +255,4 @@ pub fn gone(agent: &Agent, interface: &str) -> Result<()> {
     let command = format!("while [ -e /sys/class/net/{interface} ]; do sleep 0.1; done");
     let name = agent.name();
     agent.run(&command, 30).map(drop).with_context(|| format!("{interface} in {name} goes away"))
-}
-
-/// Serves hashed transfers on the host's loopback, where the user-mode network
-/// leads what is sent to its gateway.
-fn serve_outside() -> Result<u16> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let port = listener.local_addr()?.port();
-    thread::spawn(move || transfer::serve(&listener));
-    Ok(port)
 }

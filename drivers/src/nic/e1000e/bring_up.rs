@@ -13,15 +13,15 @@ use crate::nic::{BufferProvider, Fault, Link};
 use crate::pci::{Command, ConfigSpace};
 
 /// How long the end of DMA is waited for; the reset comes in any case (3.1.3.10).
-const QUIESCE: Duration = Duration::from_millis(10);
+pub(super) const QUIESCE: Duration = Duration::from_millis(10);
 /// How long nothing may be touched after a reset (10.2.2.1).
 const SETTLE: Duration = Duration::from_micros(2);
 /// How long a reset may take. The datasheet gives no time; a few milliseconds are
 /// usual, most of them for reading the NVM.
-const RESET: Duration = Duration::from_millis(200);
+pub(super) const RESET: Duration = Duration::from_millis(200);
 /// How long transactions may be pending after bus mastering went off (ARCHITECTURE.md,
 /// the reset ladder).
-const ABANDON: Duration = Duration::from_millis(100);
+pub(super) const ABANDON: Duration = Duration::from_millis(100);
 /// The least time between two interrupts for the queues, in EITR's 256 ns: 50 µs.
 const MODERATION: u32 = 195;
 
@@ -129,7 +129,6 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
             self.test_interrupts(now);
         }
         self.survey = now;
-        self.progress = (now, self.transmitter.completed);
         self.update_link();
         Ok(())
     }
@@ -237,6 +236,6 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
     }
 
     fn reclaim(&mut self, pools: &mut Pools) {
-        self.statistics.send_aborted += self.transmitter.reclaim(pools) as u64;
+        self.statistics.send_aborted += self.transmitter.reclaim(pools);
     }
 }

@@ -7,7 +7,7 @@
 //! ```text
 //! Stopped ──start──► Quiescing ──► Resetting ──► Running
 //!    ▲                   ▲             │            │ bus mastering lost,
-//!    └───────stop────────┼─────────────┤            │ sending stalled, stop
+//!    └───────stop────────┼─────────────┤            │ a packet not sent, stop
 //!                        ├─────────────┼────────────┘
 //!                  retry │             │ it does not finish, or the device is gone
 //!                        └── Failed ◄──┴── Abandoning: the bus falls quiet
@@ -47,8 +47,17 @@ const SLOTS: usize = 256;
 const RETRY: Duration = Duration::from_secs(10);
 /// How often a running device is looked at.
 const SURVEY: Duration = Duration::from_secs(1);
-/// How long packets may stay in the ring without one being sent.
+/// How long a packet may be in the ring: several times what a full one takes at
+/// 10 Mbit/s.
 const STALL: Duration = Duration::from_secs(2);
+/// How long the device has a packet at most. One that is not sent is noticed by the
+/// survey after [`STALL`], and is back when the reset is done, or when the reset
+/// ladder's last rung is reached.
+const HOLDING: Duration = STALL
+    .saturating_add(SURVEY)
+    .saturating_add(bring_up::QUIESCE)
+    .saturating_add(bring_up::RESET)
+    .saturating_add(bring_up::ABANDON);
 /// How long an interrupt may take that the driver asked for.
 const INTERRUPT_TEST: Duration = Duration::from_secs(1);
 
@@ -115,8 +124,6 @@ pub struct E1000e<R, C, B: BufferProvider> {
     mac: MacAddress,
     link: Link,
     survey: Instant,
-    /// When sending last got on, and how far.
-    progress: (Instant, u64),
     statistics: Statistics,
 }
 
@@ -145,7 +152,6 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
             mac: MacAddress::new([0; 6]),
             link: Link::Down,
             survey: Instant(0),
-            progress: (Instant(0), 0),
             statistics: Statistics::default(),
         }
     }
@@ -186,16 +192,20 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
         self.update_link();
         self.collect_statistics();
         self.transmitter.reap(pools);
-        let completed = self.transmitter.completed;
-        if self.transmitter.in_flight() == 0
-            || self.link == Link::Down
-            || completed != self.progress.1
-        {
-            self.progress = (now, completed);
-        } else if now.since(self.progress.0) >= STALL {
-            self.statistics.stalls += 1;
-            log::warn!("{}: sending has stopped; resetting", self.function.address());
-            self.begin_reset(now);
+        // A packet in the ring has a bound in every state (NETBACK-SPEC O-8).
+        match self.transmitter.oldest() {
+            Some(_) if self.link == Link::Down => {
+                // Nothing is sent until there is a link again, which may be never.
+                self.statistics.flushes += 1;
+                log::info!("{}: resetting, to flush it", self.function.address());
+                self.begin_reset(now);
+            }
+            Some(since) if now.since(since) >= STALL => {
+                self.statistics.stalls += 1;
+                log::warn!("{}: sending has stopped; resetting", self.function.address());
+                self.begin_reset(now);
+            }
+            _ => {}
         }
     }
 
@@ -240,12 +250,17 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
     fn runs(&self) -> bool {
         matches!(self.state, State::Running)
     }
+
+    /// Whether packets are sent and not dropped.
+    fn sends(&self) -> bool {
+        self.runs() && self.link != Link::Down
+    }
 }
 
 impl<R: Registers, C: ConfigSpace, B: BufferProvider> Port for E1000e<R, C, B> {
-    fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, _now: Instant) {
+    fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, now: Instant) {
         self.reap(pools);
-        if !self.runs() || self.link == Link::Down {
+        if !self.sends() {
             while let Some(packet) = queue.pop() {
                 self.statistics.send_down += 1;
                 pools.give(packet);
@@ -253,20 +268,7 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> Port for E1000e<R, C, B> {
             return;
         }
         let tail = self.transmitter.tail();
-        while !self.transmitter.is_full() {
-            let Some(packet) = queue.pop() else { break };
-            let len = packet.len() as u64;
-            match self.transmitter.send(packet, pools) {
-                Ok(()) => {
-                    self.statistics.sent += 1;
-                    self.statistics.sent_bytes += len;
-                }
-                Err(packet) => {
-                    self.statistics.send_refused += 1;
-                    pools.give(packet);
-                }
-            }
-        }
+        self.transmitter.transmit(queue, pools, now, &mut self.statistics);
         if self.transmitter.tail() != tail {
             self.write(TDT, self.transmitter.tail());
             // Who sleeps on received packets sleeps on sent ones as well.
@@ -281,7 +283,11 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> Port for E1000e<R, C, B> {
     }
 
     fn holding(&self) -> Holding {
-        Holding::Private
+        Holding::Mapped(HOLDING)
+    }
+
+    fn room(&self) -> usize {
+        if self.sends() { self.transmitter.room() } else { 0 }
     }
 }
 
@@ -380,7 +386,7 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> Nic for E1000e<R, C, B> {
         if !self.runs() || self.interrupts == Interrupts::Missing {
             return;
         }
-        let sending = if self.transmitter.in_flight() > 0 { CAUSE_TXQ0 } else { 0 };
+        let sending = self.transmitter.oldest().map_or(0, |_| CAUSE_TXQ0);
         let missing = (CAUSE_RXQ0 | sending) & !self.armed;
         if missing != 0 {
             self.write(IMS, missing);

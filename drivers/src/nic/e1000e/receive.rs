@@ -63,7 +63,7 @@ impl<B: BufferProvider> Receiver<B> {
     /// reset. Returns whether there were enough buffers.
     pub(super) fn prepare(&mut self, pools: &mut Pools) -> bool {
         self.inside = false;
-        while !self.ring.is_full() {
+        while self.ring.room() > 0 {
             let Some(posted) = self.provide(pools) else { return false };
             self.post(posted, pools);
         }
@@ -91,7 +91,7 @@ impl<B: BufferProvider> Receiver<B> {
     ) -> usize {
         let mut taken = 0;
         while taken < BATCH && !batch.is_full() {
-            let Some(slot) = self.ring.oldest() else { break };
+            let Some((slot, _)) = self.ring.oldest() else { break };
             let status = self.page.page.load(slot * DESCRIPTOR + STATUS);
             if status & DD == 0 {
                 break;
@@ -166,7 +166,7 @@ impl<B: BufferProvider> Receiver<B> {
 
     fn post(&mut self, posted: Posted<B::Buffer>, pools: &mut Pools) {
         let address = posted.address;
-        match self.ring.push(posted) {
+        match self.ring.push(posted, 1) {
             Ok(slot) => describe(&self.page, slot, address),
             Err(posted) => self.provider.give(posted.buffer, pools),
         }

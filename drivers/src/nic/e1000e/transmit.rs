@@ -1,13 +1,20 @@
-//! Sending: a ring of legacy descriptors (7.2.10.1), one for each packet.
+//! Sending: a ring of legacy descriptors (7.2.10.1), one for each region of memory
+//! that a packet lies in.
+//!
+//! A packet moves into the ring whole, with the pages it borrows, and leaves it whole:
+//! once the device has written back the last of its descriptors, or after a reset
+//! (NETBACK-SPEC O-10).
 
 use alloc::boxed::Box;
 
-use kernel::Pools;
 use kernel::memory::DmaPage;
-use kernel::packet::{Checksum, Packet};
-use xen::LocalRegion;
+use kernel::packet::{Checksum, MAX_FRAGMENTS, Packet};
+use kernel::switch::PortQueue;
+use kernel::{DmaRegions, Pools};
+use xen::Instant;
 
 use super::SLOTS;
+use crate::nic::Statistics;
 use crate::nic::ring::Ring;
 
 const DESCRIPTOR: usize = 16;
@@ -20,21 +27,33 @@ const RS: u64 = 1 << 27;
 
 /// The shortest frame that the device pads (10.2.6.1, PSP): less than 17 bytes is
 /// less than it can send.
-const SHORTEST: u16 = 17;
-/// The longest frame of an Ethernet with one tag, without its checksum.
-const LONGEST: u16 = 1518;
+const SHORTEST: u32 = 17;
+/// The longest frame of an Ethernet with one tag, without its checksum. One descriptor
+/// holds more (7.2.10.1), so a region never needs two.
+const LONGEST: u32 = 1518;
+
+/// The most descriptors that a packet takes.
+const MOST: usize = 1 + MAX_FRAGMENTS;
+
+type Descriptors = heapless::Vec<[u64; 2], MOST>;
+
+/// A packet that the device has.
+struct Sending {
+    packet: Box<Packet>,
+    since: Instant,
+}
 
 /// The transmit queue.
 pub(super) struct Transmitter {
     page: DmaPage,
-    ring: Ring<Box<Packet>, SLOTS>,
-    /// Packets sent since the start.
-    pub(super) completed: u64,
+    ring: Ring<Sending, SLOTS>,
 }
 
 impl Transmitter {
     pub(super) fn new(page: DmaPage) -> Self {
-        Self { page, ring: Ring::new(), completed: 0 }
+        // So every packet fits an empty ring.
+        const { assert!(MOST < SLOTS) };
+        Self { page, ring: Ring::new() }
     }
 
     /// The ring's address.
@@ -47,57 +66,113 @@ impl Transmitter {
         self.ring.tail() as u32
     }
 
-    /// How many packets the device has.
-    pub(super) fn in_flight(&self) -> usize {
-        self.ring.len()
+    /// Since when the device has had the oldest packet that it has not sent.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.ring.oldest().map(|(_, sending)| sending.since)
     }
 
-    /// Whether the device takes no more now.
-    pub(super) fn is_full(&self) -> bool {
-        self.ring.is_full()
+    /// How many regions it takes now.
+    pub(super) fn room(&self) -> usize {
+        self.ring.room()
     }
 
-    /// Gives a packet to the device; it sees it once it is told the tail. A packet
-    /// that it cannot send comes back.
-    pub(super) fn send(&mut self, packet: Box<Packet>, pools: &Pools) -> Result<(), Box<Packet>> {
-        let Some(region) = sendable(&packet, pools) else { return Err(packet) };
-        let slot = self.ring.push(packet)?;
-        let command = EOP | IFCS | RS | u64::from(region.len());
-        self.page.page.write(slot * DESCRIPTOR, &[region.dma_address(), command]);
-        Ok(())
+    /// Gives the device packets from `queue`, as many as there is room for; it sees
+    /// them once it is told the tail. What it cannot send is dropped.
+    pub(super) fn transmit(
+        &mut self,
+        queue: &mut PortQueue,
+        pools: &mut Pools,
+        now: Instant,
+        counters: &mut Statistics,
+    ) {
+        while queue.front().is_some_and(|packet| most(packet) <= self.ring.room()) {
+            let Some(packet) = queue.pop() else { break };
+            match self.send(packet, pools, now) {
+                Ok(len) => {
+                    counters.sent += 1;
+                    counters.sent_bytes += u64::from(len);
+                }
+                Err(packet) => {
+                    counters.send_refused += 1;
+                    pools.give(packet);
+                }
+            }
+        }
+    }
+
+    /// Gives the device a packet and returns its length, or hands back one that
+    /// cannot be sent.
+    fn send(
+        &mut self,
+        packet: Box<Packet>,
+        pools: &Pools,
+        now: Instant,
+    ) -> Result<u32, Box<Packet>> {
+        let Some(regions) = sendable(&packet, pools) else { return Err(packet) };
+        let descriptors = describe(&regions);
+        let sending = Sending { packet, since: now };
+        let first = match self.ring.push(sending, descriptors.len()) {
+            Ok(first) => first,
+            Err(sending) => return Err(sending.packet),
+        };
+        for (place, descriptor) in descriptors.iter().enumerate() {
+            self.page.page.write((first + place) % SLOTS * DESCRIPTOR, descriptor);
+        }
+        Ok(len(&regions))
     }
 
     /// Ends the packets that the device says it has sent.
     pub(super) fn reap(&mut self, pools: &mut Pools) {
         // At most all that are in the ring, whatever the device says.
-        while let Some(slot) = self.ring.oldest() {
-            if self.page.page.load(slot * DESCRIPTOR + STATUS) & DD == 0 {
+        while let Some((last, _)) = self.ring.oldest() {
+            if self.page.page.load(last * DESCRIPTOR + STATUS) & DD == 0 {
                 break;
             }
-            let Some(packet) = self.ring.pop() else { break };
-            pools.give(packet);
-            self.completed += 1;
+            let Some(sending) = self.ring.pop() else { break };
+            pools.give(sending.packet);
         }
     }
 
     /// Ends all packets, for a device that can no longer look at them (O-10), and
     /// starts again at slot 0. Returns how many there were.
-    pub(super) fn reclaim(&mut self, pools: &mut Pools) -> usize {
-        let aborted = self.ring.len();
-        while let Some(packet) = self.ring.pop() {
-            pools.give(packet);
+    pub(super) fn reclaim(&mut self, pools: &mut Pools) -> u64 {
+        let mut aborted = 0;
+        while let Some(sending) = self.ring.pop() {
+            pools.give(sending.packet);
+            aborted += 1;
         }
         self.ring.rewind();
         aborted
     }
 }
 
+/// The most descriptors that `packet` takes: fewer where its regions touch.
+fn most(packet: &Packet) -> usize {
+    1 + packet.fragments.len()
+}
+
 /// Where a packet lies, if it is one that the device can send as it is.
-fn sendable(packet: &Packet, pools: &Pools) -> Option<LocalRegion> {
-    if !packet.is_private() || packet.meta.checksum == Checksum::Partial {
+fn sendable(packet: &Packet, pools: &Pools) -> Option<DmaRegions> {
+    if packet.meta.checksum == Checksum::Partial {
         return None;
     }
-    let linear = packet.linear.as_ref()?;
-    let region = linear.region(&pools.buffers)?;
-    (SHORTEST..=LONGEST).contains(&region.len()).then_some(region)
+    let regions = pools.dma_regions(packet)?;
+    (SHORTEST..=LONGEST).contains(&len(&regions)).then_some(regions)
+}
+
+fn len(regions: &DmaRegions) -> u32 {
+    regions.iter().map(|region| region.len).sum()
+}
+
+/// A descriptor for each region. The last ends the packet, has the frame's checksum
+/// added, and is written back.
+fn describe(regions: &DmaRegions) -> Descriptors {
+    // An empty one may only stand between packets (7.2.10.1).
+    let filled = regions.iter().filter(|region| region.len > 0);
+    let mut descriptors: Descriptors =
+        filled.map(|region| [region.address, u64::from(region.len)]).collect();
+    if let Some([_, command]) = descriptors.last_mut() {
+        *command |= EOP | IFCS | RS;
+    }
+    descriptors
 }

@@ -12,9 +12,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// The number that ends the stream; repeated, as it may be lost too.
+/// What a number takes.
+const NUMBER: usize = size_of::<u64>();
+
+/// The number that ends the stream.
 const LAST: u64 = u64::MAX;
-const LAST_REPEATED: usize = 20;
+
+/// How often the end is told, as that may be lost too.
+pub const LAST_REPEATED: usize = 20;
 
 /// A receiver that hears nothing for this long reports what it has.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -92,8 +97,44 @@ impl FromStr for Report {
     }
 }
 
-/// Sends a datagram every `interval` to `receiver` until standard input ends.
-pub fn send(receiver: &str, interval: Duration) -> Result<Sent> {
+/// Makes the datagrams of a stream.
+pub struct Sender {
+    datagram: Vec<u8>,
+    sent: Sent,
+    gaps: Gaps,
+}
+
+impl Sender {
+    /// A stream of datagrams of `bytes` each; a number takes 8.
+    pub fn new(bytes: usize) -> Sender {
+        let datagram = vec![0; bytes.max(NUMBER)];
+        Sender { datagram, sent: Sent::default(), gaps: Gaps::default() }
+    }
+
+    /// The next one, to be sent at once.
+    pub fn next(&mut self, now: Instant) -> &[u8] {
+        self.gaps.pass(now);
+        self.datagram[..NUMBER].copy_from_slice(&self.sent.count.to_le_bytes());
+        self.sent.count += 1;
+        self.sent.longest_gap_us = self.gaps.longest.as_micros() as u64;
+        &self.datagram
+    }
+
+    /// The one that ends the stream; [`LAST_REPEATED`] of them are to be sent.
+    pub fn last(&mut self) -> &[u8] {
+        self.datagram[..NUMBER].copy_from_slice(&LAST.to_le_bytes());
+        &self.datagram
+    }
+
+    /// What was sent so far.
+    pub fn sent(&self) -> Sent {
+        self.sent
+    }
+}
+
+/// Sends a datagram of `bytes` every `interval` to `receiver` until standard input
+/// ends.
+pub fn send(receiver: &str, interval: Duration, bytes: usize) -> Result<Sent> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(receiver).with_context(|| format!("connecting to {receiver}"))?;
     let (ended, wait_ended) = mpsc::channel::<()>();
@@ -102,20 +143,16 @@ pub fn send(receiver: &str, interval: Duration) -> Result<Sent> {
         let _ = io::stdin().read_to_end(&mut Vec::new());
         drop(ended);
     });
-    let mut sent = Sent::default();
-    let mut gaps = Gaps::default();
+    let mut sender = Sender::new(bytes);
     while wait_ended.recv_timeout(interval) == Err(mpsc::RecvTimeoutError::Timeout) {
-        gaps.pass(Instant::now());
         // What the network refuses is lost; the receiver counts.
-        let _ = socket.send(&sent.count.to_le_bytes());
-        sent.count += 1;
+        let _ = socket.send(sender.next(Instant::now()));
     }
     for _ in 0..LAST_REPEATED {
-        let _ = socket.send(&LAST.to_le_bytes());
+        let _ = socket.send(sender.last());
         thread::sleep(interval);
     }
-    sent.longest_gap_us = gaps.longest.as_micros() as u64;
-    Ok(sent)
+    Ok(sender.sent())
 }
 
 /// Receives a stream on `port` to its end.
@@ -124,17 +161,14 @@ pub fn receive(port: u16) -> Result<Report> {
     socket.set_read_timeout(Some(SILENCE))?;
     println!("listening");
     let mut tally = Tally::default();
-    let mut datagram = [0; 8];
-    loop {
+    let mut datagram = [0; 2048];
+    while !tally.ended() {
         match socket.recv(&mut datagram) {
-            Ok(8) => match u64::from_le_bytes(datagram) {
-                LAST => return Ok(tally.report),
-                number => tally.count(number, Instant::now()),
-            },
-            Ok(n) => bail!("a datagram of {n} bytes"),
-            Err(_) => return Ok(tally.report),
+            Ok(n) => tally.datagram(&datagram[..n], Instant::now())?,
+            Err(_) => break,
         }
     }
+    Ok(tally.report)
 }
 
 /// The longest time between two events.
@@ -152,15 +186,44 @@ impl Gaps {
     }
 }
 
+/// Counts what arrives of a stream.
 #[derive(Default)]
-struct Tally {
+pub struct Tally {
     report: Report,
+    ended: bool,
     next: u64,
     missing: BTreeSet<u64>,
     gaps: Gaps,
 }
 
 impl Tally {
+    /// Takes what arrived.
+    pub fn datagram(&mut self, datagram: &[u8], now: Instant) -> Result<()> {
+        match datagram.first_chunk() {
+            Some(number) => match u64::from_le_bytes(*number) {
+                LAST => self.ended = true,
+                number => self.count(number, now),
+            },
+            None => bail!("a datagram of {} bytes", datagram.len()),
+        }
+        Ok(())
+    }
+
+    /// Whether a datagram is the end of a stream.
+    pub fn is_end(datagram: &[u8]) -> bool {
+        datagram.starts_with(&LAST.to_le_bytes())
+    }
+
+    /// Whether the stream is at its end.
+    pub fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// What arrived so far.
+    pub fn report(&self) -> Report {
+        self.report
+    }
+
     fn count(&mut self, number: u64, now: Instant) {
         self.gaps.pass(now);
         self.report.longest_gap_us = self.gaps.longest.as_micros() as u64;
@@ -181,6 +244,27 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_sender_makes_a_tally_counts() {
+        let start = Instant::now();
+        let mut sender = Sender::new(1400);
+        let mut tally = Tally::default();
+        for n in 0..10 {
+            let now = start + Duration::from_millis(if n < 7 { n } else { 90 + n });
+            let datagram = sender.next(now);
+            assert_eq!(datagram.len(), 1400);
+            if n != 4 {
+                tally.datagram(datagram, now).unwrap();
+            }
+        }
+        assert!(!tally.ended());
+        tally.datagram(sender.last(), start).unwrap();
+        assert!(tally.ended() && tally.datagram(&[0; 7], start).is_err());
+        assert_eq!(sender.sent(), Sent { count: 10, longest_gap_us: 91_000 });
+        let report = tally.report();
+        assert_eq!((report.received, report.lost, report.longest_gap_us), (9, 1, 91_000));
+    }
 
     #[test]
     fn losses_disorder_and_gaps_are_counted() {

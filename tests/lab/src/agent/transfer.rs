@@ -14,8 +14,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
+use super::noise::Noise;
+
 /// An end that hears nothing for this long gives up.
 const SILENCE: Duration = Duration::from_secs(60);
+
+/// What the content is made from.
+const SEED: u64 = 1;
 
 const CHUNK: usize = 64 * 1024;
 const CHUNKS_PER_MIB: u64 = (1 << 20) / CHUNK as u64;
@@ -113,7 +118,7 @@ fn limit_silence(stream: &TcpStream) -> io::Result<()> {
 
 fn send(reader: &mut impl Read, mut stream: &TcpStream, mib: u64) -> Result<()> {
     let mut sha = Sha256::new();
-    let mut noise = Noise::new();
+    let mut noise = Noise::new(SEED);
     let mut chunk = vec![0; CHUNK];
     for _ in 0..mib * CHUNKS_PER_MIB {
         noise.fill(&mut chunk);
@@ -148,25 +153,6 @@ fn receive(reader: &mut impl Read, mut stream: &TcpStream, expected: u64) -> Res
     }
     // A sender that sees another hash closes without a word; one that agrees, too.
     Ok(stream.shutdown(Shutdown::Write)?)
-}
-
-/// Bytes without a pattern that a shifted or repeated segment would keep.
-struct Noise(u64);
-
-impl Noise {
-    fn new() -> Noise {
-        Noise(0x9E37_79B9_7F4A_7C15)
-    }
-
-    fn fill(&mut self, buffer: &mut [u8]) {
-        for word in buffer.chunks_exact_mut(8) {
-            // xorshift64
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            word.copy_from_slice(&self.0.to_le_bytes());
-        }
-    }
 }
 
 #[cfg(test)]

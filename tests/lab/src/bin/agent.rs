@@ -14,7 +14,8 @@ const USAGE: &str = "usage: lab-agent COMMAND
   transfer-serve ADDRESS:PORT    answer transfers
   transfer-put ADDRESS:PORT MIB  send to a server, compare hashes
   transfer-get ADDRESS:PORT MIB  have a server send
-  stream-send ADDRESS:PORT MS    a numbered datagram every MS, until standard input ends
+  stream-send ADDRESS:PORT MS BYTES
+                                 a numbered datagram every MS, until standard input ends
   stream-receive PORT            count them
   pktgen-receive PORT SHORTEST LONGEST COUNT
                                  check what Linux's packet generator sends, by frame sizes";
@@ -40,8 +41,9 @@ fn run(args: &[String]) -> Result<()> {
         }
         ["transfer-put", server, mib] => show(transfer::put(server, mib.parse()?)?),
         ["transfer-get", server, mib] => show(transfer::get(server, mib.parse()?)?),
-        ["stream-send", receiver, ms] => {
-            show(stream::send(receiver, Duration::from_millis(ms.parse()?))?)
+        ["stream-send", receiver, ms, bytes] => {
+            let interval = Duration::from_millis(ms.parse()?);
+            show(stream::send(receiver, interval, bytes.parse()?)?)
         }
         ["stream-receive", port] => show(stream::receive(port.parse()?)?),
         ["pktgen-receive", port, shortest, longest, count] => {

@@ -1,11 +1,9 @@
-//! The capture of the NIC's wire, and whether each frame in it is right.
+//! Whether what is on the NIC's wire is right: each frame, and who sent it.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow, bail};
 use etherparse::{IpNumber, NetSlice, SlicedPacket};
 
 /// The shortest Ethernet frame without its check sequence. A NIC pads shorter
@@ -13,7 +11,7 @@ use etherparse::{IpNumber, NetSlice, SlicedPacket};
 const SHORTEST: usize = 60;
 
 /// The longest one: a 1500 byte packet.
-const LONGEST: usize = 1514;
+pub const LONGEST: usize = 1514;
 
 /// Two addresses and a type.
 const ETHERNET_HEADER: usize = 14;
@@ -35,29 +33,27 @@ impl fmt::Debug for Mac {
     }
 }
 
-/// One frame of a capture.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Frame {
-    bytes: Vec<u8>,
-}
+/// One frame as it is on the wire, without its check sequence.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Frame<'a>(pub &'a [u8]);
 
-impl fmt::Debug for Frame {
+impl fmt::Debug for Frame<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes ", self.bytes.len())?;
-        self.bytes.iter().take(100).try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "{} bytes ", self.0.len())?;
+        self.0.iter().take(100).try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
-impl Frame {
+impl Frame<'_> {
     /// Who sent it, if it is long enough to tell.
     pub fn source(&self) -> Option<Mac> {
-        Some(Mac(self.bytes.get(6..12)?.try_into().ok()?))
+        Some(Mac(self.0.get(6..12)?.try_into().ok()?))
     }
 
     /// Fails unless lengths and checksums of Ethernet, ARP, IP, TCP, UDP, ICMP
     /// and IGMP are right.
     pub fn check(&self) -> Result<()> {
-        let frame = self.bytes.as_slice();
+        let frame = self.0;
         if frame.len() > LONGEST {
             bail!("{} bytes", frame.len());
         }
@@ -125,7 +121,7 @@ fn check_transport(
 
 /// The Internet checksum's sum; all parts but the last have an even length. With
 /// a right checksum among them it is 0xFFFF.
-fn ones_complement(parts: &[&[u8]]) -> u16 {
+pub(crate) fn ones_complement(parts: &[&[u8]]) -> u16 {
     let mut sum: u64 = 0;
     for part in parts {
         for pair in part.chunks(2) {
@@ -138,62 +134,54 @@ fn ones_complement(parts: &[&[u8]]) -> u16 {
     sum as u16
 }
 
-/// A capture that is still being written.
-pub struct Capture {
-    path: PathBuf,
-    read: u64,
+/// How many faults are told in words.
+const FAULTS_TOLD: usize = 5;
+
+/// Looks at every frame that comes by.
+#[derive(Debug, Default)]
+pub struct Watch {
+    senders: Option<BTreeSet<Mac>>,
+    seen: Seen,
 }
 
-/// A file header with microseconds, this machine's byte order and Ethernet frames,
-/// as the emulator writes it.
-const MAGIC: u32 = 0xA1B2_C3D4;
-const FILE_HEADER: usize = 24;
-const RECORD_HEADER: usize = 16;
+/// What a watch saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Frames that came by.
+    pub frames: u64,
+    /// How many of them are wrong.
+    pub faults: u64,
+    /// What is wrong with the first ones.
+    pub first_faults: Vec<String>,
+}
 
-impl Capture {
-    /// Follows the capture at `path` from its beginning.
-    pub fn follow(path: PathBuf) -> Capture {
-        Capture { path, read: 0 }
+impl Watch {
+    /// From now on nobody else may send; without this, anybody may.
+    pub fn expect(&mut self, senders: BTreeSet<Mac>) {
+        self.senders = Some(senders);
     }
 
-    /// The frames that were added since the last call.
-    pub fn new_frames(&mut self) -> Result<Vec<Frame>> {
-        let mut file =
-            File::open(&self.path).with_context(|| format!("opening {}", self.path.display()))?;
-        file.seek(SeekFrom::Start(self.read))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        let mut rest = bytes.as_slice();
-        if self.read == 0 {
-            let Some((header, records)) = rest.split_at_checked(FILE_HEADER) else {
-                return Ok(Vec::new());
-            };
-            if header[..4] != MAGIC.to_le_bytes() {
-                bail!("{} is not a capture", self.path.display());
+    /// Judges a frame.
+    pub fn look(&mut self, frame: Frame) {
+        let source = frame.source();
+        self.seen.frames += 1;
+        let known = |senders: &BTreeSet<Mac>| source.is_some_and(|mac| senders.contains(&mac));
+        let verdict = match &self.senders {
+            Some(senders) if !known(senders) => Err(anyhow!("from who must not send here")),
+            _ => frame.check(),
+        };
+        if let Err(fault) = verdict {
+            self.seen.faults += 1;
+            if self.seen.first_faults.len() < FAULTS_TOLD {
+                self.seen.first_faults.push(format!("{fault:#}: {frame:?}"));
             }
-            self.read += FILE_HEADER as u64;
-            rest = records;
         }
-        let mut frames = Vec::new();
-        while let Some((frame, after)) = split_record(rest)? {
-            self.read += (rest.len() - after.len()) as u64;
-            rest = after;
-            frames.push(frame);
-        }
-        Ok(frames)
     }
-}
 
-/// The first record and what follows it, unless it is not complete yet.
-fn split_record(bytes: &[u8]) -> Result<Option<(Frame, &[u8])>> {
-    let Some((header, rest)) = bytes.split_at_checked(RECORD_HEADER) else { return Ok(None) };
-    let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| header[at + i]));
-    let (captured, length) = (word(8), word(12));
-    if captured != length {
-        bail!("a frame of {length} bytes was cut to {captured}");
+    /// What was seen since the last call.
+    pub fn take(&mut self) -> Seen {
+        std::mem::take(&mut self.seen)
     }
-    let record = rest.split_at_checked(captured as usize);
-    Ok(record.map(|(bytes, rest)| (Frame { bytes: bytes.to_vec() }, rest)))
 }
 
 #[cfg(test)]
@@ -201,9 +189,9 @@ mod tests {
     use super::*;
     use etherparse::PacketBuilder;
 
-    fn padded(mut bytes: Vec<u8>) -> Frame {
+    fn padded(mut bytes: Vec<u8>) -> Vec<u8> {
         bytes.resize(bytes.len().max(SHORTEST), 0);
-        Frame { bytes }
+        bytes
     }
 
     fn ipv4() -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
@@ -215,7 +203,7 @@ mod tests {
     }
 
     /// One frame of each kind with an odd and an even payload.
-    fn frames() -> Vec<Frame> {
+    fn frames() -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         for payload in [&[1, 2, 3][..], &[7; 900]] {
             for step in [ipv4, ipv6] {
@@ -237,72 +225,79 @@ mod tests {
     #[test]
     fn right_frames_pass() {
         for frame in frames() {
-            frame.check().unwrap();
-            assert_eq!(frame.source(), Some(Mac([2; 6])));
+            Frame(&frame).check().unwrap();
+            assert_eq!(Frame(&frame).source(), Some(Mac([2; 6])));
         }
     }
 
     #[test]
     fn a_flipped_bit_anywhere_in_the_packet_is_noticed() {
         for frame in frames() {
-            let v6 = frame.bytes[12] == 0x86;
+            let v6 = frame[12] == 0x86;
             // The Ethernet header and IPv6's traffic class, flow label and hop
             // limit are under no checksum, nor is padding.
-            let end = frame.bytes.len() - if frame.bytes.len() == SHORTEST { 20 } else { 0 };
+            let end = frame.len() - if frame.len() == SHORTEST { 20 } else { 0 };
             for at in (14..end).filter(|at| !v6 || !matches!(at - 14, 0..=3 | 7)) {
                 let mut broken = frame.clone();
-                broken.bytes[at] ^= 0x10;
+                broken[at] ^= 0x10;
                 // What then is another protocol cannot be checked.
                 let protocol = if v6 { 20 } else { 23 };
-                assert!(broken.check().is_err() || at == protocol, "byte {at} of {frame:?}");
+                let verdict = Frame(&broken).check();
+                assert!(verdict.is_err() || at == protocol, "byte {at} of {:?}", Frame(&broken));
             }
         }
     }
 
     #[test]
     fn lengths_must_fit() {
+        let check = |frame: &[u8]| Frame(frame).check();
         let frame = &frames()[6];
-        assert!(Frame { bytes: frame.bytes[..frame.bytes.len() - 1].to_vec() }.check().is_err());
-        assert!(Frame { bytes: [&frame.bytes[..], &[0]].concat() }.check().is_err());
-        assert!(Frame { bytes: vec![0; 13] }.check().is_err());
+        assert!(check(&frame[..frame.len() - 1]).is_err());
+        assert!(check(&[&frame[..], &[0]].concat()).is_err());
+        assert!(check(&[0; 13]).is_err());
         let short = &frames()[1];
-        assert!(Frame { bytes: short.bytes[..59].to_vec() }.check().is_err());
+        assert!(check(&short[..59]).is_err());
         let content = 14 + 20 + 8 + 3;
-        Frame { bytes: short.bytes[..content].to_vec() }.check().unwrap();
-        assert!(Frame { bytes: short.bytes[..content - 1].to_vec() }.check().is_err());
-        assert!(Frame { bytes: vec![0xFF; 1515] }.check().is_err());
+        check(&short[..content]).unwrap();
+        assert!(check(&short[..content - 1]).is_err());
+        assert!(check(&[0xFF; 1515]).is_err());
     }
 
     #[test]
     fn udp_over_ipv4_may_leave_its_checksum_out() {
         let mut frame = frames()[1].clone();
-        frame.bytes[40..42].fill(0);
-        frame.check().unwrap();
+        frame[40..42].fill(0);
+        Frame(&frame).check().unwrap();
         let mut frame = frames()[3].clone();
-        frame.bytes[60..62].fill(0);
-        assert!(frame.check().is_err());
+        frame[60..62].fill(0);
+        assert!(Frame(&frame).check().is_err());
     }
 
     #[test]
-    fn a_capture_is_read_as_it_grows() {
-        let path = std::env::temp_dir().join(format!("lab-capture-{}", std::process::id()));
+    fn a_watch_counts_what_is_wrong_and_tells_the_first_ones() {
         let frame = frames().remove(0);
-        let mut record = vec![0; 8];
-        for _ in 0..2 {
-            record.extend((frame.bytes.len() as u32).to_le_bytes());
-        }
-        record.extend(&frame.bytes);
-        let mut file = MAGIC.to_le_bytes().to_vec();
-        file.resize(FILE_HEADER, 0);
-        file.extend(&record);
-        file.extend(&record[..30]);
-        std::fs::write(&path, &file).unwrap();
-        let mut capture = Capture::follow(path.clone());
-        assert_eq!(capture.new_frames().unwrap(), std::slice::from_ref(&frame));
-        assert_eq!(capture.new_frames().unwrap(), []);
-        file.extend(&record[30..]);
-        std::fs::write(&path, &file).unwrap();
-        assert_eq!(capture.new_frames().unwrap(), [frame]);
-        std::fs::remove_file(path).unwrap();
+        let mut watch = Watch::default();
+        watch.look(Frame(&frame));
+        let mut broken = frame.clone();
+        broken[50] ^= 1;
+        (0..FAULTS_TOLD + 2).for_each(|_| watch.look(Frame(&broken)));
+        let seen = watch.take();
+        assert_eq!((seen.frames, seen.faults), (FAULTS_TOLD as u64 + 3, FAULTS_TOLD as u64 + 2));
+        assert_eq!(seen.first_faults.len(), FAULTS_TOLD);
+        assert!(seen.first_faults[0].starts_with("TCP checksum: 60 bytes 0404"), "{seen:?}");
+        assert_eq!(watch.take(), Seen::default());
+    }
+
+    #[test]
+    fn who_may_send_is_watched() {
+        let frame = frames().remove(0);
+        let mut watch = Watch::default();
+        watch.expect(BTreeSet::from([Mac([2; 6])]));
+        watch.look(Frame(&frame));
+        assert_eq!(watch.take().faults, 0);
+        watch.expect(BTreeSet::from([Mac([3; 6])]));
+        watch.look(Frame(&frame));
+        watch.look(Frame(&frame[..9]));
+        assert_eq!(watch.take().faults, 2);
     }
 }

@@ -3,14 +3,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::agent::stream::{Report, Sent};
-use crate::client::Running;
+use super::streams::Stream;
 use crate::config::GuestKind;
 use crate::observe::snapshot::Snapshot;
 use crate::observe::wire::Mac;
-use crate::world::{Peer, World, bring_up, gone};
+use crate::world::{World, bring_up, gone};
 
 const TIMES: u32 = 20;
 
@@ -37,7 +36,7 @@ pub(super) fn reattach(world: &mut World) -> Result<String> {
         gone(&c.agent, "eth1")?;
     }
     b.agent.run("ip addr del 192.168.8.2/24 dev eth0", 10)?;
-    let stream = stream.end()?;
+    let stream = stream.end()?.undisturbed()?;
     before.wait_equal(world.lab(), SETTLE)?;
     Ok(format!("{TIMES} times, Xen's counts as before, beside it {stream}"))
 }
@@ -55,52 +54,7 @@ pub(super) fn destroy(world: &mut World) -> Result<String> {
         world.xl("destroy d", 60)?;
         world.wait_gone("d ", 30)?;
     }
-    let stream = stream.end()?;
+    let stream = stream.end()?.undisturbed()?;
     before.wait_equal(world.lab(), SETTLE)?;
     Ok(format!("{TIMES} times, Xen's counts as before, beside it {stream}"))
-}
-
-/// A numbered stream from one guest to another.
-struct Stream {
-    sender: Running,
-    receiver: Running,
-}
-
-impl Stream {
-    const PORT: u16 = 7100;
-    const INTERVAL_MS: u32 = 20;
-
-    /// A silence that is longer than the sender's own by this is an interruption,
-    /// even on a slow machine.
-    const INTERRUPTION: Duration = Duration::from_secs(2);
-
-    fn start(from: &Peer, to: &Peer) -> Result<Stream> {
-        let seconds = 1800;
-        let command = format!("exec lab-agent stream-receive {}", Self::PORT);
-        let mut receiver = to.agent.start(&command, seconds)?;
-        receiver.wait_line("listening")?;
-        let address = format!("{}:{}", to.ip, Self::PORT);
-        let command = format!("exec lab-agent stream-send {address} {}", Self::INTERVAL_MS);
-        Ok(Stream { sender: from.agent.start(&command, seconds)?, receiver })
-    }
-
-    /// Ends it; fails if it ever stopped. Returns what it saw.
-    fn end(self) -> Result<String> {
-        self.sender.close_stdin()?;
-        let sent: Sent = self.sender.wait()?.stdout.trim().parse()?;
-        let report: Report = self.receiver.wait()?.stdout.trim().parse()?;
-        let lost = sent.count - report.received;
-        let gap = Duration::from_micros(report.longest_gap_us);
-        let senders = Duration::from_micros(sent.longest_gap_us);
-        let figures = format!(
-            "{} datagrams, {lost} lost, longest gap {} ms (the sender's {} ms)",
-            sent.count,
-            gap.as_millis(),
-            senders.as_millis()
-        );
-        if gap > senders + Self::INTERRUPTION || lost * 100 > sent.count || report.repeated > 0 {
-            bail!("the stream between others was disturbed: {figures}, {report}");
-        }
-        Ok(figures)
-    }
 }

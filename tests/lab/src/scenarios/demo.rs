@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use super::measure::{ping, transfer, transfer_between};
 use super::{Scenario, scenario};
 use crate::config::Door;
-use crate::world::{Backend, GATEWAY, World};
+use crate::wire_peer;
+use crate::world::{Backend, World};
 
 /// What each direction carries.
 const MIB: u64 = 16;
@@ -29,13 +30,12 @@ fn demo(world: &mut World) -> Result<String> {
     println!("        starting two stock Linux guests, a and b");
     let (a, b) = world.pair()?;
     println!("        a and b are connected; measuring");
-    let between = ping(&a.agent, &b.ip, 20)?;
-    let there = transfer_between(&a.agent, &b.agent, &b.ip, MIB)?.mbit_per_second();
-    let back = transfer_between(&b.agent, &a.agent, &a.ip, MIB)?.mbit_per_second();
-    let server = world.outside();
-    let beyond = ping(&a.agent, GATEWAY, 20)?;
-    let out = transfer(&a.agent, "put", &server, MIB)?.mbit_per_second();
-    let into = transfer(&a.agent, "get", &server, MIB)?.mbit_per_second();
+    let between = ping(&a.agent, b.ip, 20)?;
+    let there = transfer_between(&a.agent, &b.agent, b.ip, MIB)?.mbit_per_second();
+    let back = transfer_between(&b.agent, &a.agent, a.ip, MIB)?.mbit_per_second();
+    let beyond = ping(&a.agent, wire_peer::IP, 20)?;
+    let out = transfer(&a.agent, "put", wire_peer::SERVER, MIB)?.mbit_per_second();
+    let into = transfer(&a.agent, "get", wire_peer::SERVER, MIB)?.mbit_per_second();
     let list = world.xl("list driver-domain", 20)?;
     let domain = list.lines().last().context("xl list")?;
     let fields: Vec<&str> = domain.split_whitespace().collect();

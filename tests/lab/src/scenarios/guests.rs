@@ -25,15 +25,15 @@ const FRAGMENTS: [u32; 5] = [0, 1, 2, 7, 17];
 
 pub(super) fn ping(world: &mut World) -> Result<String> {
     let (a, b) = world.pair()?;
-    let there = ping_between(&a.agent, &b.ip, PINGS)?;
-    let back = ping_between(&b.agent, &a.ip, PINGS)?;
+    let there = ping_between(&a.agent, b.ip, PINGS)?;
+    let back = ping_between(&b.agent, a.ip, PINGS)?;
     Ok(format!("round trip {there:.2} ms from a, {back:.2} ms from b"))
 }
 
 pub(super) fn tcp(world: &mut World) -> Result<String> {
     let (a, b) = world.pair()?;
-    let there = iperf(&a.agent, &b.agent, &b.ip, "")?.mbit_per_second;
-    let back = iperf(&b.agent, &a.agent, &a.ip, "")?.mbit_per_second;
+    let there = iperf(&a.agent, &b.agent, b.ip, "")?.mbit_per_second;
+    let back = iperf(&b.agent, &a.agent, a.ip, "")?.mbit_per_second;
     Ok(format!("{there:.0} Mbit/s to b, {back:.0} Mbit/s to a"))
 }
 
@@ -41,7 +41,7 @@ pub(super) fn udp(world: &mut World) -> Result<String> {
     let (a, b) = world.pair()?;
     let mut figures = Vec::new();
     for (from, to) in [(&a, &b), (&b, &a)] {
-        let found = iperf(&from.agent, &to.agent, &to.ip, UDP_RATE)?;
+        let found = iperf(&from.agent, &to.agent, to.ip, UDP_RATE)?;
         let lost = found.lost.unwrap_or(100.0);
         let figure = format!("{:.1} Mbit/s, {lost} % lost", found.mbit_per_second);
         if lost > UDP_LOSS_PERCENT {
@@ -62,8 +62,8 @@ pub(super) fn soak(world: &mut World) -> Result<String> {
 
 fn both_ways(world: &mut World, mib: u64) -> Result<String> {
     let (a, b) = world.pair()?;
-    let there = transfer_between(&a.agent, &b.agent, &b.ip, mib)?.mbit_per_second();
-    let back = transfer_between(&b.agent, &a.agent, &a.ip, mib)?.mbit_per_second();
+    let there = transfer_between(&a.agent, &b.agent, b.ip, mib)?.mbit_per_second();
+    let back = transfer_between(&b.agent, &a.agent, a.ip, mib)?.mbit_per_second();
     Ok(format!("{mib} MiB each way, {there:.0} Mbit/s to b, {back:.0} Mbit/s to a"))
 }
 
@@ -121,8 +121,8 @@ fn sweep(from: &Peer, to: &Peer, fragments: u32, flags: &str) -> Result<(u64, Re
 pub(super) fn pvh_guest(world: &mut World) -> Result<String> {
     let a = world.peer("a", GuestKind::Pv)?;
     let p = world.peer("p", GuestKind::Pvh)?;
-    let round_trip = ping_between(&p.agent, &a.ip, 10)?;
-    let there = transfer_between(&p.agent, &a.agent, &a.ip, 16)?.mbit_per_second();
-    let back = transfer_between(&a.agent, &p.agent, &p.ip, 16)?.mbit_per_second();
+    let round_trip = ping_between(&p.agent, a.ip, 10)?;
+    let there = transfer_between(&p.agent, &a.agent, a.ip, 16)?.mbit_per_second();
+    let back = transfer_between(&a.agent, &p.agent, p.ip, 16)?.mbit_per_second();
     Ok(format!("round trip {round_trip:.2} ms, 16 MiB each way, {there:.0} and {back:.0} Mbit/s"))
 }

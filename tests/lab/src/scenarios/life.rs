@@ -4,7 +4,8 @@ use anyhow::{Context, Result};
 
 use super::measure::ping;
 use crate::config::{Door, GuestKind};
-use crate::world::{GATEWAY, READY, World, bring_up, gone};
+use crate::wire_peer;
+use crate::world::{READY, World, bring_up, gone};
 
 /// The toolstack waits for a backend for 10 s, so a guest may be created while the
 /// driver domain is still starting.
@@ -18,7 +19,7 @@ pub(super) fn early_guest(world: &mut World) -> Result<String> {
     let a = world.peer("a", GuestKind::Pv)?;
     unpause.wait()?;
     console.wait(&["causeway", "ready"], READY)?;
-    let round_trip = ping(&a.agent, GATEWAY, 5)?;
+    let round_trip = ping(&a.agent, wire_peer::IP, 5)?;
     Ok(format!("created 4 s before Causeway ran, round trip {round_trip:.2} ms"))
 }
 
@@ -35,9 +36,9 @@ pub(super) fn restart(world: &mut World) -> Result<String> {
         world.detach(name, 0)?;
         gone(&peer.agent, "eth0")?;
         world.attach(name, peer.mac, "xenbr0")?;
-        bring_up(&peer.agent, "eth0", &peer.ip)?;
+        bring_up(&peer.agent, "eth0", peer.ip)?;
     }
-    let round_trip = ping(&a.agent, &b.ip, 20)?;
+    let round_trip = ping(&a.agent, b.ip, 20)?;
     Ok(format!("detached and attached again, round trip {round_trip:.2} ms"))
 }
 

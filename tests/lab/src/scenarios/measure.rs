@@ -1,5 +1,7 @@
 //! Measures between two places, from what common tools print.
 
+use std::fmt::Display;
+
 use anyhow::{Context, Result, bail};
 
 use crate::agent::transfer::Transferred;
@@ -9,7 +11,7 @@ use crate::client::Agent;
 const TRANSFER_PORT: u16 = 7000;
 
 /// Pings and returns the mean round trip in milliseconds; no reply may be lost.
-pub(super) fn ping(from: &Agent, to: &str, count: u32) -> Result<f64> {
+pub(super) fn ping(from: &Agent, to: impl Display, count: u32) -> Result<f64> {
     // The first one waits for the address to be resolved.
     from.run(&format!("ping -c 3 -W 5 {to}"), 30)?;
     let text = from.run(&format!("ping -A -q -c {count} -W 5 {to}"), 60)?;
@@ -32,7 +34,12 @@ pub(super) struct Throughput {
 }
 
 /// Runs iperf3 for some seconds from one guest to another.
-pub(super) fn iperf(from: &Agent, to: &Agent, ip: &str, options: &str) -> Result<Throughput> {
+pub(super) fn iperf(
+    from: &Agent,
+    to: &Agent,
+    ip: impl Display,
+    options: &str,
+) -> Result<Throughput> {
     const SECONDS: u32 = 5;
     let mut server = to.start("iperf3 -s -1 --forceflush", SECONDS + 60)?;
     server.wait_line("Server listening")?;
@@ -50,7 +57,12 @@ fn receiver_line(text: &str) -> Option<Throughput> {
 }
 
 /// A hashed transfer to a server; `what` is `put` or `get`.
-pub(super) fn transfer(from: &Agent, what: &str, server: &str, mib: u64) -> Result<Transferred> {
+pub(super) fn transfer(
+    from: &Agent,
+    what: &str,
+    server: impl Display,
+    mib: u64,
+) -> Result<Transferred> {
     // At a tenth of the least that was ever seen.
     let seconds = 60 + mib as u32 * 4;
     from.run(&format!("lab-agent transfer-{what} {server} {mib}"), seconds)?.parse()
@@ -60,7 +72,7 @@ pub(super) fn transfer(from: &Agent, what: &str, server: &str, mib: u64) -> Resu
 pub(super) fn transfer_between(
     from: &Agent,
     to: &Agent,
-    ip: &str,
+    ip: impl Display,
     mib: u64,
 ) -> Result<Transferred> {
     let address = format!("{ip}:{TRANSFER_PORT}");

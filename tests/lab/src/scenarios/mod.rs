@@ -7,6 +7,8 @@ mod guests;
 mod life;
 mod measure;
 mod outside;
+mod streams;
+mod wire;
 
 use std::time::Duration;
 
@@ -54,6 +56,7 @@ pub const ALL: &[Scenario] = &[
     scenario("hash", "64 MiB between two guests arrive intact, each way", guests::hash),
     scenario("pktgen", "every packet size in any number of fragments arrives", guests::pktgen),
     scenario("outside", "a guest reaches the outside through the NIC", outside::guest),
+    scenario("wire", "garbage on the wire and a peer that stalls do no harm", wire::wire),
     scenario("dom0", "dom0 has its network through a vif", outside::dom0),
     scenario("internal", "an internal network leaks nothing", outside::internal),
     Scenario {

@@ -7,7 +7,8 @@ use crate::agent::protocol::Exit;
 use crate::client::Agent;
 use crate::config::{self, DRIVER_DOMAIN, Door, GuestKind};
 use crate::observe::wire::Mac;
-use crate::world::{GATEWAY, READY, World, bring_up, gone};
+use crate::wire_peer;
+use crate::world::{READY, World, bring_up, gone};
 
 const MIB: u64 = 16;
 
@@ -17,14 +18,14 @@ const DOM0_IP: &str = "10.0.2.100";
 
 pub(super) fn guest(world: &mut World) -> Result<String> {
     let (a, _) = world.pair()?;
-    reach_outside(&a.agent, &world.outside())
+    reach_outside(&a.agent)
 }
 
 /// Ping, and hashed transfers each way, over the NIC.
-fn reach_outside(from: &Agent, server: &str) -> Result<String> {
-    let round_trip = ping(from, GATEWAY, 20)?;
-    let out = transfer(from, "put", server, MIB)?.mbit_per_second();
-    let back = transfer(from, "get", server, MIB)?.mbit_per_second();
+fn reach_outside(from: &Agent) -> Result<String> {
+    let round_trip = ping(from, wire_peer::IP, 20)?;
+    let out = transfer(from, "put", wire_peer::SERVER, MIB)?.mbit_per_second();
+    let back = transfer(from, "get", wire_peer::SERVER, MIB)?.mbit_per_second();
     Ok(format!(
         "round trip {round_trip:.2} ms, {MIB} MiB out at {out:.0} Mbit/s, in at {back:.0} Mbit/s"
     ))
@@ -37,8 +38,8 @@ pub(super) fn dom0(world: &mut World) -> Result<String> {
     dom0.run("modprobe xen-netfront", 20)?;
     world.attach("0", DOM0_MAC, "xenbr0")?;
     bring_up(dom0, "eth0", DOM0_IP)?;
-    let outside = reach_outside(dom0, &world.outside())?;
-    let round_trip = ping(dom0, &a.ip, 20)?;
+    let outside = reach_outside(dom0)?;
+    let round_trip = ping(dom0, a.ip, 20)?;
     ping(&a.agent, DOM0_IP, 20)?;
     world.detach("0", 0)?;
     gone(dom0, "eth0")?;
@@ -53,7 +54,7 @@ pub(super) fn internal(world: &mut World) -> Result<String> {
     for (n, peer) in [(1, &a), (2, &b)] {
         let mac = Mac([0x00, 0x16, 0x3E, 0, 2, n]);
         world.attach(peer.agent.name(), mac, "inside")?;
-        bring_up(&peer.agent, "eth1", &format!("192.168.7.{n}"))?;
+        bring_up(&peer.agent, "eth1", format!("192.168.7.{n}"))?;
     }
     let round_trip = ping(&a.agent, "192.168.7.2", 20)?;
 
@@ -89,12 +90,13 @@ pub(super) fn uplink(world: &mut World) -> Result<String> {
     world.allow_on_the_wire(mac);
     world.attach("a", mac, "other")?;
     bring_up(&a.agent, "eth1", "10.0.2.131")?;
-    let ping = |interface| a.agent.output(&format!("ping -c 3 -W 5 -I {interface} {GATEWAY}"), 30);
+    let outside = wire_peer::IP;
+    let ping = |interface| a.agent.output(&format!("ping -c 3 -W 5 -I {interface} {outside}"), 30);
     if ping("eth1")?.exit != Exit::Code(0) {
-        bail!("the gateway does not answer on the uplink's bridge");
+        bail!("nobody outside answers on the uplink's bridge");
     }
     if ping("eth0")?.exit == Exit::Code(0) {
-        bail!("the gateway answers on xenbr0, which has no NIC");
+        bail!("somebody outside answers on xenbr0, which has no NIC");
     }
     world.clear()?;
     Ok("the NIC is on the bridge that was named, and not on xenbr0".into())

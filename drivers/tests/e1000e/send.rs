@@ -1,0 +1,439 @@
+//! Sending.
+
+use std::time::Duration;
+
+use drivers::nic::{Cause, Fault, Link, Nic, Status};
+use kernel::packet::Checksum;
+use kernel::switch::{Holding, Port};
+
+use crate::world::{OTHER, RING, World, frame};
+
+/// The most pages that a packet borrows.
+const PAGES: usize = 19;
+
+/// A frame as the device pads it.
+fn padded(mut frame: Vec<u8>) -> Vec<u8> {
+    frame.resize(frame.len().max(60), 0);
+    frame
+}
+
+/// How long a packet may be with the device.
+fn bound(world: &World) -> Duration {
+    match world.nic.holding() {
+        Holding::Mapped(bound) => bound,
+        holding => panic!("{holding:?}"),
+    }
+}
+
+#[test]
+fn packets_are_sent_in_order_and_ended_once_sent() {
+    let mut world = World::running();
+    world.device.faults.stalled.set(true);
+    let free = world.free();
+    let frames: Vec<_> = (0..300).map(|n| frame(n, 17 + n * 5)).collect();
+    frames.iter().for_each(|frame| world.offer(frame));
+    world.transmit();
+    assert_eq!(world.queue.len(), 300 - RING, "one slot stays free");
+    world.reap();
+    assert_eq!(world.free().1, free.1 - 300, "nothing is sent yet");
+    world.device.faults.stalled.set(false);
+    world.device.set_link(true);
+    // The next doorbell starts it again.
+    for _ in 0..3 {
+        world.offer(&frame(1, 60));
+        world.reap();
+        world.transmit();
+        world.device.kick();
+    }
+    world.reap();
+    assert_eq!(world.free(), free);
+    let sent: Vec<_> = frames.into_iter().map(padded).collect();
+    assert_eq!(world.device.wire.borrow()[..300], sent);
+    let statistics = world.nic.statistics();
+    assert_eq!(statistics.sent, 303);
+    world.finish();
+}
+
+#[test]
+fn a_thousand_packets_go_out_and_come_back() {
+    let mut world = World::running();
+    world.device.faults.loopback.set(true);
+    for round in 0..20 {
+        let frames: Vec<_> = (0..50).map(|n| frame(round * 50 + n, 60 + n * 29)).collect();
+        frames.iter().for_each(|frame| world.offer(frame));
+        world.transmit();
+        assert_eq!(world.receive(), frames);
+    }
+    world.survey();
+    let device = world.nic.statistics().device;
+    assert_eq!((device.received, device.sent), (1000, 1000));
+    world.survey();
+    assert_eq!(world.nic.statistics().device.sent, 1000, "counted once");
+    world.finish();
+}
+
+#[test]
+fn what_cannot_be_sent_is_refused() {
+    let mut world = World::running();
+    let free = world.free();
+    world.offer(&frame(0, 16));
+    world.offer(&frame(0, 1519));
+    world.offer_as(&frame(0, 60), Checksum::Partial);
+    let mut empty = world.pools.take().unwrap();
+    empty.linear = None;
+    world.queue.push(empty, world.now).unwrap();
+    world.offer(&frame(9, 1518));
+    world.transmit();
+    world.reap();
+    assert_eq!(world.nic.statistics().send_refused, 4);
+    assert_eq!(*world.device.wire.borrow(), [frame(9, 1518)]);
+    let accesses = world.device.accesses.get();
+    world.transmit();
+    assert_eq!(world.device.accesses.get(), accesses, "nothing to ring the bell for");
+    assert_eq!(world.free(), free);
+    world.finish();
+}
+
+#[test]
+fn without_a_link_packets_are_dropped_at_once() {
+    let mut world = World::running();
+    world.device.set_link(false);
+    assert_eq!(world.interrupts(), [OTHER]);
+    assert_eq!(world.nic.link(), Link::Down);
+    let free = world.free();
+    (0..5).for_each(|n| world.offer(&frame(n, 60)));
+    world.transmit();
+    assert_eq!((world.queue.len(), world.nic.statistics().send_down), (0, 5));
+    assert_eq!(world.free(), free);
+    world.device.set_link(true);
+    assert_eq!(world.interrupts(), [OTHER]);
+    assert!(matches!(world.nic.link(), Link::Up { .. }));
+    world.finish();
+}
+
+#[test]
+fn a_device_that_claims_everything_is_done_ends_nothing_twice() {
+    let mut world = World::running();
+    let free = world.free();
+    (0..256).for_each(|_| world.device.lie(0b11, 100));
+    // One claim is for a slot that was not the device's.
+    assert_eq!(world.receive().len(), RING);
+    world.device.claim_sent();
+    world.reap();
+    world.transmit();
+    assert_eq!(world.free(), free);
+    world.device.faults.stalled.set(true);
+    (0..3).for_each(|n| world.offer(&frame(n, 60)));
+    world.transmit();
+    world.device.claim_sent();
+    world.reap();
+    world.reap();
+    assert_eq!(world.free(), free);
+    world.finish();
+}
+
+/// A frame of `len` bytes cut in pieces: the headers, and one for each of so many
+/// pages.
+fn cut(frame: &[u8], pages: usize) -> Vec<&[u8]> {
+    let (headers, payload) = frame.split_at(60);
+    let piece = payload.len().div_ceil(pages.max(1));
+    let pieces = payload.chunks(piece).take(pages);
+    std::iter::once(if pages == 0 { frame } else { headers }).chain(pieces).collect()
+}
+
+#[test]
+fn packets_are_gathered_from_where_they_lie() {
+    let mut world = World::running();
+    let free = world.free();
+    for adjacent in [false, true] {
+        world.set_adjacent(adjacent);
+        for pages in 0..=PAGES {
+            for len in [80, 1000, 1514] {
+                let frame = frame(len, len);
+                let pieces = cut(&frame, pages);
+                world.device.faults.stalled.set(true);
+                world.offer_pieces(&pieces, Checksum::Unknown);
+                let room = world.nic.room();
+                world.transmit();
+                assert_eq!(world.lent(), pieces.len() - 1, "the device has them");
+                let regions = if adjacent { 1 + pages.div_ceil(2) } else { 1 + pages };
+                assert!(pieces.len() <= pages || room - world.nic.room() == regions);
+                world.device.faults.stalled.set(false);
+                world.device.kick();
+                world.reap();
+                assert_eq!((world.lent(), world.free()), (0, free));
+                assert_eq!(world.device.wire.take(), [frame]);
+            }
+        }
+    }
+    world.finish();
+}
+
+/// Packets of all sizes, round the ring, as fast as it takes them.
+#[test]
+fn packets_in_pieces_go_round_the_ring_in_order() {
+    let mut world = World::running();
+    let mut sent = Vec::new();
+    let mut full = 0;
+    world.device.faults.stalled.set(true);
+    for number in 0..1000 {
+        let frame = frame(number, 100 + number % 1400);
+        world.set_adjacent(number % 3 == 0);
+        world.offer_pieces(&cut(&frame, number * 7 % (PAGES + 1)), Checksum::Unknown);
+        world.transmit();
+        if !world.queue.is_empty() {
+            // Full: a part of what is in it goes out.
+            full += 1;
+            for _ in 0..PAGES {
+                world.device.send_one();
+                world.transmit();
+            }
+            assert!(world.queue.is_empty());
+        }
+        sent.push(frame);
+    }
+    assert!(full > 10);
+    world.device.faults.stalled.set(false);
+    world.device.kick();
+    world.reap();
+    assert_eq!(world.lent(), 0);
+    assert!(world.device.wire.take() == sent);
+    world.finish();
+}
+
+#[test]
+fn a_packet_that_does_not_fit_waits_and_is_not_overtaken() {
+    let mut world = World::running();
+    world.device.faults.stalled.set(true);
+    let small: Vec<_> = (0..RING - PAGES).map(|n| frame(n, 60)).collect();
+    small.iter().for_each(|frame| world.offer(frame));
+    world.transmit();
+    assert!(world.queue.is_empty());
+    let (large, last) = (frame(1, 1500), frame(2, 60));
+    world.offer_pieces(&cut(&large, PAGES), Checksum::Unknown);
+    world.offer(&last);
+    world.transmit();
+    assert_eq!((world.queue.len(), world.lent()), (2, PAGES), "one descriptor short");
+    world.device.send_one();
+    world.transmit();
+    assert_eq!(world.queue.len(), 1, "no room for the last one");
+    world.device.send_one();
+    world.transmit();
+    assert!(world.queue.is_empty());
+    world.device.faults.stalled.set(false);
+    world.device.kick();
+    assert!(world.device.wire.take() == [small, vec![large, last]].concat());
+    world.finish();
+}
+
+/// O-10: a packet is with the device until its last descriptor is written back.
+#[test]
+fn a_packet_is_given_back_whole() {
+    let mut world = World::running();
+    world.device.faults.stalled.set(true);
+    let bytes = frame(0, 600);
+    world.offer_pieces(&cut(&bytes, 4), Checksum::Unknown);
+    world.offer(&frame(1, 60));
+    world.transmit();
+    for slot in 0..4 {
+        world.device.scribble(slot, 1);
+        world.reap();
+        assert_eq!(world.lent(), 4);
+    }
+    world.device.scribble(4, 1);
+    world.reap();
+    assert_eq!((world.lent(), world.free().1), (0, world.at_rest.1 - 1));
+    world.finish();
+}
+
+#[test]
+fn a_packet_out_of_the_devices_reach_is_refused() {
+    let mut world = World::running();
+    let packet = world.packet(&[&frame(0, 100), b"in a page"], Checksum::Unknown);
+    world.queue.push(packet, world.now).unwrap();
+    world.transmit();
+    assert_eq!(world.nic.statistics().send_refused, 1);
+    assert_eq!(world.lent(), 0);
+    world.finish();
+}
+
+/// What a device writes back counts only where it is the oldest packet's turn, and
+/// only by the one bit.
+#[test]
+fn what_is_written_back_out_of_order_ends_nothing() {
+    let mut world = World::running();
+    world.device.faults.stalled.set(true);
+    let free = world.free();
+    (0..4).for_each(|n| world.offer(&frame(n, 60)));
+    world.transmit();
+    let in_flight = |world: &World| free.1 - world.free().1;
+    for slot in [1, 2, 200, 255] {
+        world.device.scribble(slot, 1);
+        world.reap();
+    }
+    world.device.scribble(0, 0xfe);
+    world.reap();
+    assert_eq!(in_flight(&world), 4);
+    world.device.scribble(0, 0xff);
+    world.reap();
+    assert_eq!(in_flight(&world), 1, "the second and the third were done already");
+    world.finish();
+}
+
+#[test]
+fn the_ring_says_what_it_takes() {
+    let mut world = World::new();
+    assert_eq!(world.nic.room(), 0, "nothing, while it does not run");
+    world.start();
+    assert_eq!(world.nic.room(), RING);
+    world.device.faults.stalled.set(true);
+    (0..200).for_each(|n| world.offer(&frame(n, 60)));
+    world.transmit();
+    let room = world.nic.room();
+    assert!(room > 0);
+    // As much as it says goes in, and what is in it leaves room again.
+    (0..room).for_each(|n| world.offer(&frame(n, 60)));
+    world.transmit();
+    assert!(world.queue.is_empty());
+    world.device.faults.stalled.set(false);
+    world.device.kick();
+    world.reap();
+    assert_eq!(world.nic.room(), RING);
+    world.device.set_link(false);
+    world.nic.acknowledge(Cause::Other);
+    assert_eq!(world.nic.room(), 0, "nor without a link");
+    world.finish();
+}
+
+#[test]
+fn a_packet_that_is_not_sent_resets_the_device() {
+    let mut world = World::running();
+    let free = world.free();
+    world.device.faults.stalled.set(true);
+    world.offer(&frame(0, 60));
+    world.transmit();
+    world.run(Duration::from_millis(1900));
+    assert_eq!(world.nic.statistics().stalls, 0, "not yet");
+    world.run(bound(&world));
+    let statistics = world.nic.statistics();
+    assert_eq!((statistics.stalls, statistics.send_aborted), (1, 1));
+    assert_eq!(world.free(), free);
+    assert_eq!(world.settle(), Status::Running);
+    // And then it sends again.
+    world.device.faults.stalled.set(false);
+    world.offer(&frame(1, 60));
+    world.transmit();
+    assert_eq!(*world.device.wire.borrow(), [frame(1, 60)]);
+    world.finish();
+}
+
+/// What counts is how long a packet is in the ring, not whether others leave it.
+#[test]
+fn a_device_that_is_slow_is_not_stalled_until_a_packet_is_late() {
+    let mut world = World::running();
+    world.device.faults.stalled.set(true);
+    for (interval, stalls) in [(100, 0), (600, 1)] {
+        (0..10).for_each(|n| world.offer(&frame(n, 60)));
+        world.transmit();
+        for _ in 0..10 {
+            world.run(Duration::from_millis(interval));
+            world.device.send_one();
+        }
+        world.reap();
+        assert_eq!(world.nic.statistics().stalls, stalls);
+    }
+    world.finish();
+}
+
+/// O-10: whatever the device does, its packets are back within the bound it tells,
+/// each once.
+#[test]
+fn a_hung_device_gives_its_packets_back_within_the_bound() {
+    for (stuck_reset, busy, pending) in
+        [(false, false, false), (false, true, false), (true, false, false), (true, true, true)]
+    {
+        let mut world = World::running();
+        // Just after a survey is the worst moment.
+        let survey = world.nic.deadline().unwrap();
+        world.pass(survey.since(world.now));
+        world.watchdog();
+        world.pass(Duration::from_micros(1));
+        let free = world.free();
+        let faults = &world.device.faults;
+        faults.stalled.set(true);
+        faults.stuck_reset.set(stuck_reset);
+        faults.busy.set(busy);
+        world.device.config.set(0xe8, u32::from(pending) << 21);
+        for number in 0..60 {
+            world.offer_pieces(&cut(&frame(number, 1000), 3), Checksum::Unknown);
+        }
+        (0..60).for_each(|n| world.offer(&frame(n, 100)));
+        world.transmit();
+        world.run(Duration::from_millis(1999));
+        assert_eq!(world.free().1, free.1 - 120, "not before it is sure");
+        assert_eq!(world.lent(), 180);
+        world.run(bound(&world) - Duration::from_millis(1999));
+        assert_eq!(world.free().1, free.1 - world.queue.len(), "{stuck_reset} {busy} {pending}");
+        assert_eq!(world.lent(), 0);
+        assert_eq!(world.nic.statistics().send_aborted, 75);
+        let failed = Status::Failed(Fault::Reset);
+        assert_eq!(world.settle(), if stuck_reset { failed } else { Status::Running });
+        faults.stuck_reset.set(false);
+        world.finish();
+    }
+}
+
+#[test]
+fn a_link_lost_with_packets_in_the_ring_is_flushed() {
+    let mut world = World::running();
+    let free = world.free();
+    for noticed in [true, false] {
+        let resets = world.device.resets.get();
+        world.device.faults.stalled.set(true);
+        (0..5).for_each(|n| world.offer_pieces(&cut(&frame(n, 600), 2), Checksum::Unknown));
+        world.transmit();
+        world.device.faults.silent.set(!noticed);
+        world.device.set_link(false);
+        assert_eq!(world.interrupts().len(), usize::from(noticed));
+        world.device.faults.stalled.set(false);
+        world.device.kick();
+        world.run(Duration::from_millis(1100));
+        assert_eq!((world.lent(), world.free()), (0, free));
+        // Once: there is nothing more to flush.
+        world.run(Duration::from_secs(10));
+        assert_eq!(world.device.resets.get(), resets + 1);
+        assert_eq!(world.nic.link(), Link::Down);
+        world.device.set_link(true);
+        world.run(Duration::from_secs(1));
+        assert!(matches!(world.nic.link(), Link::Up { .. }));
+        world.offer(&frame(9, 60));
+        world.transmit();
+        assert_eq!(*world.device.wire.borrow(), [frame(9, 60)], "and none of the others");
+        world.device.wire.take();
+        world.reap();
+    }
+    let statistics = world.nic.statistics();
+    assert_eq!((statistics.flushes, statistics.stalls, statistics.send_aborted), (2, 0, 10));
+    world.finish();
+}
+
+/// A link that comes back before anybody looks cost nothing.
+#[test]
+fn a_short_loss_of_the_link_is_ridden_out() {
+    let mut world = World::running();
+    world.watchdog();
+    world.device.faults.stalled.set(true);
+    world.offer(&frame(0, 60));
+    world.transmit();
+    world.device.set_link(false);
+    world.interrupts();
+    world.run(Duration::from_millis(100));
+    world.device.set_link(true);
+    world.interrupts();
+    world.device.faults.stalled.set(false);
+    world.device.kick();
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.device.resets.get(), 1);
+    assert_eq!(*world.device.wire.borrow(), [frame(0, 60)]);
+    world.finish();
+}
