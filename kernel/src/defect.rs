@@ -32,6 +32,8 @@ defects! {
     ClonesWithoutHold,
     /// A port without a bound gets lent pages (O-4).
     LendsToTheUnbounded,
+    /// What waits on the slow path keeps its pages (O-4).
+    LendsToTheSlowPath,
     /// Headers that somebody else looks at are changed (O-5).
     WritesSharedHeaders,
     /// A page is mapped writable (O-5).

@@ -21,6 +21,7 @@ use xen::netif::Status;
 
 use super::counters::{Counters, DropReason};
 use super::port::PortId;
+use crate::defect::{self, Defect};
 use crate::memory::Size;
 use crate::packet::{MAX_FRAGMENTS, Packet};
 use crate::{HEADROOM, Pools, Private};
@@ -136,7 +137,8 @@ impl SlowPath {
             if pools.copies.room() < MAX_FRAGMENTS {
                 self.complete(hypervisor, pools);
             }
-            let borrows = !punted.packet.is_private();
+            let keeps = defect::is(Defect::LendsToTheSlowPath);
+            let borrows = !punted.packet.is_private() && !keeps;
             match borrows.then(|| pools.privatise(&punted.packet)) {
                 Some(None) => self.counters.discard(DropReason::Exhausted, punted.packet, pools),
                 copy => self.copying.push((punted, copy.flatten())),

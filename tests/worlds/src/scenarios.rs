@@ -28,6 +28,7 @@ macro_rules! for_each_scenario {
     ($use:ident) => {
         $use! {
         t1_one_page_is_held_by_everybody,
+        t3_what_waits_on_the_slow_path_keeps_no_page,
         t4_a_nic_that_stalls_is_reset_and_gives_back,
         t6_a_source_dies_while_the_nic_reads_its_pages,
         t8_what_is_lent_is_never_written,
@@ -128,6 +129,23 @@ pub fn t1_one_page_is_held_by_everybody() {
         }
         world.end();
     }
+}
+
+/// Packets for ourselves wait until somebody has time for them; their pages do not.
+pub fn t3_what_waits_on_the_slow_path_keeps_no_page() {
+    let mut world = World::new();
+    let a = world.attach(0);
+    // No bridge forwards what is sent there (IEEE 802.1Q, table 8-1).
+    let reserved = [0x01, 0x80, 0xc2, 0, 0, 0];
+    for n in 0..40 {
+        let frame = frame(&world, a, reserved, 1000 + n);
+        world[a].queue(&Outgoing::whole(&frame));
+    }
+    world[a].kick();
+    assert!(world.step());
+    assert!(!world.network.switches().slow_path().is_empty(), "more than are looked at");
+    assert_eq!(world.network.pools().tracker.counters().outstanding(), 0);
+    world.end();
 }
 
 /// Completions stop; the device is reset, pages go home, and it goes on.
