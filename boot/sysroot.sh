@@ -12,6 +12,8 @@ target=x86_64-unknown-none
 version=$(rustc --version | cut -d' ' -f2)
 build=$(rustc --version --verbose | sed -n 's/^commit-hash: //p' | cut -c1-12)
 cache=${CAUSEWAY_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/causeway}
+mkdir -p "$cache"
+cache=$(cd "$cache" && pwd)
 recipe=$(cksum < "$0" | cut -d' ' -f1)
 sysroot=$cache/sysroot-$version-$build-$recipe
 libraries=lib/rustlib/$target/lib
@@ -21,7 +23,6 @@ if [ -d "$sysroot/$libraries" ]; then
 fi
 
 say() { echo "causeway: $*" >&2; }
-mkdir -p "$cache"
 work=$(mktemp -d "$cache/sysroot.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
@@ -42,7 +43,7 @@ debian_sources() {
     echo "$work/debian/usr/src/rustc-$version/library"
 }
 
-sources=${RUST_LIBRARY_SRC:-}
+sources=${RUST_LIBRARY_SRC:+$(realpath "$RUST_LIBRARY_SRC")}
 if [ -z "$sources" ]; then
     say "fetching the library sources of Rust $version from Debian"
     sources=$(debian_sources)

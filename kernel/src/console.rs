@@ -71,10 +71,9 @@ pub fn read(into: &mut [u8]) -> usize {
 /// Says the last words, to the console as far as it takes them and to the
 /// hypervisor's log. Takes no lock that its caller could hold.
 pub fn last_words(words: fmt::Arguments<'_>) {
-    let mut line = String::<LINE>::new();
-    // A line that is cut is better than none.
+    let mut line = Line::default();
     let _ = write!(line, "causeway: {words}");
-    let _ = line.push('\n');
+    let line = line.end();
     hypercall::log_write(line.as_bytes());
     if let Some(mut sink) = SINK.try_lock()
         && let Some(sink) = sink.as_mut()
@@ -117,11 +116,32 @@ impl Sink {
             self.xen.notify(self.port);
         }
         if self.lost > 0 && self.backlog.is_empty() {
-            let mut line = String::<LINE>::new();
-            let _ = writeln!(line, "causeway: {} bytes of log were lost", self.lost);
+            let mut line = Line::default();
+            let _ = write!(line, "causeway: {} bytes of log were lost", self.lost);
             self.lost = 0;
-            self.push(line.as_bytes());
+            self.push(line.end().as_bytes());
         }
+    }
+}
+
+/// A line that is being written. What does not fit is cut.
+#[derive(Default)]
+struct Line(String<LINE>);
+
+impl Line {
+    fn end(mut self) -> String<LINE> {
+        if self.0.len() == LINE {
+            self.0.pop();
+        }
+        let _ = self.0.push('\n');
+        self.0
+    }
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // The first that does not fit is the end of the line.
+        text.chars().try_for_each(|character| self.0.push(character)).map_err(|_| fmt::Error)
     }
 }
 
@@ -138,7 +158,7 @@ impl Log for Logger {
         }
         let mut sink = SINK.lock();
         let Some(sink) = sink.as_mut() else { return };
-        let mut line = String::<LINE>::new();
+        let mut line = Line::default();
         let level = match record.level() {
             Level::Error => "error: ",
             Level::Warn => "warning: ",
@@ -148,11 +168,7 @@ impl Log for Logger {
         let time = sink.xen.now().since(sink.started);
         let (seconds, micros) = (time.as_secs(), time.subsec_micros());
         let _ = write!(line, "causeway [{seconds}.{micros:06}] {level}{}", record.args());
-        if line.len() == LINE {
-            line.pop();
-        }
-        let _ = line.push('\n');
-        sink.push(line.as_bytes());
+        sink.push(line.end().as_bytes());
         sink.flush();
     }
 

@@ -1,7 +1,7 @@
 //! Device registers.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{Ordering, fence};
 
 /// A device's 32-bit registers, by offset in bytes. A trait so that drivers run
 /// against a model of their device on the host.
@@ -30,27 +30,30 @@ impl Mmio {
         Self { base, len }
     }
 
-    fn register(&self, offset: u32) -> &AtomicU32 {
+    fn register(&self, offset: u32) -> NonNull<u32> {
         assert!(
             offset.is_multiple_of(4) && self.len >= 4 && offset <= self.len - 4,
             "register {offset:#x} in {:#x} bytes",
             self.len
         );
         // SAFETY: inside the range, as asserted.
-        let register = unsafe { self.base.add(offset as usize) };
-        // SAFETY: mapped and aligned (the contract of `new`). A relaxed atomic
-        // access is one access of its width, never merged, split or left out by
-        // the compiler on this target.
-        unsafe { AtomicU32::from_ptr(register.as_ptr().cast()) }
+        unsafe { self.base.add(offset as usize) }.cast()
     }
 }
 
 impl Registers for Mmio {
     fn read(&self, offset: u32) -> u32 {
-        self.register(offset).load(Ordering::Acquire)
+        // SAFETY: mapped and aligned (the contract of `new`).
+        let value = unsafe { self.register(offset).read_volatile() };
+        // What the device wrote to memory before is looked at after.
+        fence(Ordering::Acquire);
+        value
     }
 
     fn write(&self, offset: u32, value: u32) {
-        self.register(offset).store(value, Ordering::Release);
+        // What the device is to find in memory is there before.
+        fence(Ordering::Release);
+        // SAFETY: mapped and aligned (the contract of `new`).
+        unsafe { self.register(offset).write_volatile(value) };
     }
 }
