@@ -6,7 +6,7 @@ use core::fmt;
 use core::ops::Range;
 use core::ptr::{self, NonNull};
 
-use kernel::arch::{apic, cpu, interrupts};
+use kernel::arch::{apic, cpu, interrupts, paging};
 use kernel::command_line::CommandLine;
 use kernel::memory::{Layout, LayoutError, Ram, Window, heap};
 use kernel::{console, events};
@@ -102,6 +102,7 @@ pub fn bring_up(start_info: u32, entered: u64) -> Result<Platform, Error> {
     cpu::enable_write_back();
     // SAFETY: once, with interrupts off.
     unsafe { interrupts::load() };
+    paging::protect_image();
 
     let start_info = StartInfo::read(start_info).ok_or(Error::NoStartInfo)?;
     let mut map = [MemoryRange::default(); 64];

@@ -95,17 +95,18 @@ entry64:
     .align 8
 gdt:
     .quad 0
-    .quad 0x00AF9A000000FFFF    // 64-bit code
+    .quad 0x00AF9B000000FFFF    // 64-bit code, accessed: the table is not written
 gdt_pointer:
     .word 15
     .long gdt
 
     .section .bss.boot, "aw", @nobits
     .align 4096
-    .global page_root, page_directories
+    .global page_root, page_directories, stack_guard
 page_root: .skip 4096
 page_pointers: .skip 4096
 page_directories: .skip 4 * 4096
+stack_guard: .skip 4096         // nothing is mapped here later
     .skip 64 * 1024             // the stack
 stack_top:
 "#,

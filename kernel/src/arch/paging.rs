@@ -9,7 +9,11 @@ const HUGE_PAGE: u64 = 2 << 20;
 /// Bits of an entry (Intel SDM vol. 3, table 4-18): write-through and cache
 /// disable select type 3 of the PAT's reset value, uncached.
 const UNCACHED: u64 = 1 << 3 | 1 << 4;
-const PRESENT_WRITABLE: u64 = 0x3;
+const PRESENT: u64 = 1 << 0;
+const WRITABLE: u64 = 1 << 1;
+const NO_EXECUTE: u64 = 1 << 63;
+/// What everything is but the image: data.
+const DATA: u64 = PRESENT | WRITABLE | NO_EXECUTE;
 
 /// The end of what is mapped.
 const MAPPED_END: u64 = 4 << 30;
@@ -18,13 +22,57 @@ const MAPPED_END: u64 = 4 << 30;
 unsafe extern "C" {
     /// The 2048 entries of 2 MiB each, made by the entry code.
     safe static page_directories: [AtomicU64; 2048];
+    // Addresses alone, from the linker script and the entry code.
+    static image_start: u8;
+    static rodata_start: u8;
+    static data_start: u8;
+    static stack_guard: u8;
 }
 
-/// Splits the one huge page that devices and RAM share.
+/// Splits a huge page.
 #[repr(align(4096))]
 struct Table([AtomicU64; 512]);
 
-static APIC_TABLE: Table = Table([const { AtomicU64::new(0) }; 512]);
+impl Table {
+    const fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; 512])
+    }
+
+    /// Takes the place of the huge page at `index`, each page of which gets the flags
+    /// that `flags` gives for its address.
+    fn split(&self, index: u64, flags: impl Fn(u64) -> u64) {
+        for (page, entry) in (index * HUGE_PAGE..).step_by(4096).zip(&self.0) {
+            entry.store(page | flags(page), Ordering::Relaxed);
+        }
+        // Identity mapped: the table's address is where the processor finds it.
+        let table = (&raw const *self).expose_provenance() as u64;
+        page_directories[index as usize].store(table | PRESENT | WRITABLE, Ordering::Relaxed);
+        flush();
+    }
+}
+
+/// Of the huge page that holds the image.
+static IMAGE_TABLE: Table = Table::new();
+/// Of the one that devices and RAM share.
+static APIC_TABLE: Table = Table::new();
+
+/// Has code not written, nothing else executed, and the stack end where its memory
+/// does: an overflow is a fault, not a change of what lies below.
+pub fn protect_image() {
+    for entry in &page_directories {
+        entry.fetch_or(NO_EXECUTE, Ordering::Relaxed);
+    }
+    let at = |symbol: *const u8| symbol.expose_provenance() as u64;
+    let (code, constants) = (at(&raw const image_start), at(&raw const rodata_start));
+    let (data, guard) = (at(&raw const data_start), at(&raw const stack_guard));
+    // The linker script sees that one huge page holds all of it.
+    IMAGE_TABLE.split(code / HUGE_PAGE, |page| match page {
+        page if page == guard => 0,
+        page if (code..constants).contains(&page) => PRESENT,
+        page if (constants..data).contains(&page) => PRESENT | NO_EXECUTE,
+        _ => DATA,
+    });
+}
 
 /// Makes a range of whole 2 MiB pages uncached: device memory.
 pub fn set_uncached(start: u64, end: u64) {
@@ -38,15 +86,7 @@ pub fn set_uncached(start: u64, end: u64) {
 /// Makes the one 4 KiB page at `address` uncached, in a huge page that is RAM
 /// elsewhere. There is room for one such page: the local APIC's.
 pub fn set_uncached_page(address: u64) {
-    let huge = address / HUGE_PAGE;
-    for (page, entry) in (huge * HUGE_PAGE..).step_by(4096).zip(&APIC_TABLE.0) {
-        let kind = if page == address { UNCACHED } else { 0 };
-        entry.store(page | PRESENT_WRITABLE | kind, Ordering::Relaxed);
-    }
-    // Identity mapped: the table's address is where the processor finds it.
-    let table = (&raw const APIC_TABLE).expose_provenance() as u64;
-    page_directories[huge as usize].store(table | PRESENT_WRITABLE, Ordering::Relaxed);
-    flush();
+    APIC_TABLE.split(address / HUGE_PAGE, |page| DATA | if page == address { UNCACHED } else { 0 });
 }
 
 fn flush() {
