@@ -15,14 +15,11 @@ use super::headers::{HeaderError, Protocol, Transport};
 /// Where the frame holds no whole TCP segment or UDP datagram; it is left as it
 /// was.
 pub fn finish(frame: &mut [u8]) -> Result<(), HeaderError> {
-    let transport = Transport::parse(frame, frame.len())?;
-    if transport.ip.routed {
-        return Err(HeaderError::Routed);
-    }
+    let transport = find(frame, frame.len())?;
     // Parsed against the frame's own length: every range below is inside.
     let field = transport.checksum()..transport.checksum() + 2;
     frame[field.clone()].fill(0);
-    let total = sum(pseudo_header(&transport), &frame[transport.ip.addresses()]);
+    let total = pseudo_header(&transport, frame);
     let checksum = match (!fold(sum(total, &frame[transport.range])), transport.protocol) {
         // A zero would say that there is no checksum (RFC 768).
         (0, Protocol::Udp) => u16::MAX,
@@ -32,11 +29,49 @@ pub fn finish(frame: &mut [u8]) -> Result<(), HeaderError> {
     Ok(())
 }
 
-/// The pseudo-header's words beside the addresses.
-fn pseudo_header(transport: &Transport) -> u64 {
+/// How a device makes a partial checksum: it adds up what lies from `start` to the
+/// frame's end, the field itself included, and puts the complement into the field.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Insertion {
+    /// Where the transport header begins.
+    pub start: u8,
+    /// Where the two bytes of the checksum begin.
+    pub field: u8,
+    /// Whose checksum it is: the zero of one is not that of the other (RFC 768).
+    pub protocol: Protocol,
+    /// What the field has to hold before: the pseudo-header's sum.
+    pub seed: [u8; 2],
+}
+
+/// Finds how a device makes the partial checksum of a frame of `len` bytes that begins
+/// with `headers`; `None` where it cannot, and [`finish`] has to, if that can: the
+/// transport header is not all among `headers`, the field is beyond the 256 bytes that
+/// devices reach, or padding follows, which does not count.
+pub fn locate(headers: &[u8], len: usize) -> Option<Insertion> {
+    let transport = find(headers, len).ok()?;
+    if transport.range.end != len {
+        return None;
+    }
+    Some(Insertion {
+        start: transport.range.start.try_into().ok()?,
+        field: transport.checksum().try_into().ok()?,
+        protocol: transport.protocol,
+        seed: fold(pseudo_header(&transport, headers)).to_ne_bytes(),
+    })
+}
+
+/// The segment or datagram with a checksum that can be made.
+fn find(headers: &[u8], len: usize) -> Result<Transport, HeaderError> {
+    let transport = Transport::parse(headers, len)?;
+    if transport.ip.routed { Err(HeaderError::Routed) } else { Ok(transport) }
+}
+
+/// The pseudo-header's sum, from the headers it was parsed from.
+fn pseudo_header(transport: &Transport, headers: &[u8]) -> u64 {
     let len = transport.range.len() as u16;
     let protocol = u16::from(transport.protocol.number());
-    u64::from(len.to_be()) + u64::from(protocol.to_be())
+    let rest = u64::from(len.to_be()) + u64::from(protocol.to_be());
+    sum(rest, &headers[transport.ip.addresses()])
 }
 
 /// Adds `bytes`, the first of them at an even place, to a sum of 64-bit words.
@@ -151,6 +186,44 @@ mod tests {
         assert_eq!(zero[at..at + 2], [0, 0], "zero means zero in TCP");
     }
 
+    /// What a device does (RFC 1071, a byte at a time).
+    fn insert(frame: &mut [u8], insertion: Insertion) {
+        let Insertion { start, field, protocol, .. } = insertion;
+        let sum = slow(&frame[usize::from(start)..]);
+        let checksum = match (!sum, protocol) {
+            (0, Protocol::Udp) => u16::MAX,
+            (checksum, _) => checksum,
+        };
+        frame[usize::from(field)..][..2].copy_from_slice(&checksum.to_be_bytes());
+    }
+
+    #[test]
+    fn what_a_device_cannot_make_is_not_located() {
+        let whole = frame(false, 0, true, b"payload");
+        let (len, headers) = (whole.len(), whole.len() - 7);
+        let found = locate(&whole, len).expect("all of it is there");
+        assert_eq!(locate(&whole[..headers], len), Some(found), "the payload may be elsewhere");
+        assert_eq!(locate(&whole[..headers - 1], len), None, "the header may not");
+        let mut padded = whole.clone();
+        padded.resize(len + 1, 0);
+        assert_eq!(locate(&padded, len + 1), None);
+        // Behind so many bytes of destination options (RFC 8200, section 4.6).
+        let behind = |options: &[usize]| {
+            let mut frame = frame(true, 0, false, b"payload");
+            for len in options {
+                let mut extension = vec![0; *len];
+                extension[..2].copy_from_slice(&[frame[20], (len / 8 - 1) as u8]);
+                frame[20] = 60;
+                frame.splice(54..54, extension);
+            }
+            let len = frame.len() as u16 - 54;
+            frame[18..20].copy_from_slice(&len.to_be_bytes());
+            locate(&frame, frame.len()).map(|found| (found.start, found.field))
+        };
+        assert_eq!(behind(&[64, 64, 64]), Some((246, 252)));
+        assert_eq!(behind(&[64, 64, 64, 8]), None, "the field begins at byte 260");
+    }
+
     #[test]
     fn padding_behind_the_packet_does_not_count() {
         let whole = frame(false, 0, false, b"odd");
@@ -231,8 +304,14 @@ mod tests {
             let mut blank = right.clone();
             let at = checksum_at(&right);
             blank[at..at + 2].copy_from_slice(&field);
+            let mut inserted = blank.clone();
             finish(&mut blank).unwrap();
-            prop_assert_eq!(blank, right);
+            prop_assert_eq!(&blank, &right);
+            // A device makes the same.
+            let insertion = locate(&inserted, inserted.len()).unwrap();
+            inserted[at..at + 2].copy_from_slice(&insertion.seed);
+            insert(&mut inserted, insertion);
+            prop_assert_eq!(inserted, right);
         }
 
         #[test]
@@ -249,7 +328,9 @@ mod tests {
                     *place = byte;
                 }
             }
+            let len = frame.len();
             frame.truncate(cut.max(1));
+            let _ = locate(&frame, len);
             let _ = finish(&mut frame);
         }
     }

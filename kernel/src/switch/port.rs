@@ -120,7 +120,10 @@ pub trait Port {
         0
     }
 
-    /// Which packets it takes without a finished checksum.
+    /// Which packets it takes without a finished checksum. One that does not hold
+    /// pages as [`Holding::Granted`] has a device make it, and gets only those in which
+    /// the device finds its way ([`checksum::locate`](crate::packet::checksum::locate)),
+    /// with the pseudo-header's sum in the field.
     fn partial_checksums(&self) -> PartialChecksums;
 }
 

@@ -76,13 +76,17 @@ impl Terms {
         Self { holding, partial, room: port.room() }
     }
 
-    /// Whether the port takes a packet's checksum as it is.
-    fn take_checksum(&self, packet: &Packet, buffers: &Buffers) -> bool {
-        if packet.meta.checksum != Checksum::Partial || self.partial == PartialChecksums::ALL {
+    /// Whether the port takes a packet's checksum as it is. For a device, sees that it
+    /// is what the device can work with.
+    fn take_checksum(&self, packet: &mut Packet, buffers: &mut Buffers) -> bool {
+        if packet.meta.checksum != Checksum::Partial {
             return true;
         }
-        let ethernet = Ethernet::parse(packet.headers(buffers));
-        ethernet.ok().and_then(|ethernet| ethernet.ip()).is_some_and(|ip| self.partial.over(ip))
+        let ip = || Ethernet::parse(packet.headers(buffers)).ok()?.ip();
+        let taken = self.partial == PartialChecksums::ALL
+            || ip().is_some_and(|version| self.partial.over(version));
+        let device = !matches!(self.holding, Holding::Granted(_));
+        taken && (!device || seed_checksum(packet, buffers))
     }
 
     /// Which way a packet that borrows pages reaches the device; where they are to be
@@ -240,7 +244,7 @@ impl PortState {
         now: Instant,
     ) -> Result<Step, DropReason> {
         let Some(packet) = self.queue.get_mut(place) else { return Ok(Step::Nothing) };
-        let finish = !terms.take_checksum(packet, &pools.buffers);
+        let finish = !terms.take_checksum(packet, &mut pools.buffers);
         if packet.is_private() {
             terms.room = terms.room.saturating_sub(1);
             if !finish {
@@ -328,4 +332,23 @@ fn finish_checksum(packet: &mut Packet, buffers: &mut Buffers) -> Option<Result<
         packet.meta.checksum = Checksum::Validated;
     }
     Some(finished)
+}
+
+/// Sees that a device can make a packet's checksum: that it can be told where, and that
+/// the field holds the pseudo-header's sum. Frontends put that there, but it is not for
+/// them to say; where it is right already, others may look at the same bytes.
+fn seed_checksum(packet: &mut Packet, buffers: &mut Buffers) -> bool {
+    let Some(insertion) = checksum::locate(packet.headers(buffers), packet.len()) else {
+        return false;
+    };
+    let Some(linear) = packet.linear.as_mut() else { return false };
+    let field = usize::from(linear.offset) + usize::from(insertion.field);
+    let field = field..field + 2;
+    if buffers.bytes(&linear.buffer).get(field.clone()) == Some(&insertion.seed) {
+        return true;
+    }
+    let cell = buffers.bytes_mut(&mut linear.buffer);
+    let Some(bytes) = cell.and_then(|cell| cell.get_mut(field)) else { return false };
+    bytes.copy_from_slice(&insertion.seed);
+    true
 }

@@ -3,7 +3,7 @@
 mod slow;
 
 use std::collections::BTreeMap;
-use std::slice;
+use std::{mem, slice};
 
 use proptest::prelude::*;
 use xen::DomainId;
@@ -13,7 +13,7 @@ use super::queue::MAX_LENT;
 use super::*;
 use crate::memory::Size;
 use crate::memory::testing::{Guests, pools};
-use crate::packet::{Checksum, Fragment, Linear, MAX_FRAGMENTS, MacAddress};
+use crate::packet::{Checksum, Fragment, Linear, MAX_FRAGMENTS, MacAddress, checksum};
 use crate::pages::{Claim, ShardId};
 
 const PACKETS: usize = 400;
@@ -679,6 +679,59 @@ fn checksums_are_made_for_ports_that_want_them_and_for_no_others() {
             world.end();
         }
     }
+}
+
+/// A device adds to what is in the field, so what a frontend left there must not count,
+/// and nobody who looks at the same bytes may see it change (O-5).
+#[test]
+fn a_device_finds_the_pseudo_headers_sum_in_the_field() {
+    let wrong = 0x1234;
+    for (v6, lent) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut world = World::new();
+        let [from, guest, device] = world.joined();
+        world.far(device).holding = Holding::Private;
+        let any = datagram(v6, BROADCAST, wrong);
+        let right = u16::from_be_bytes(checksum::locate(&any, any.len()).unwrap().seed);
+        for (to, field) in
+            [(guest_mac(2), wrong), (guest_mac(2), right), (BROADCAST, right), (BROADCAST, wrong)]
+        {
+            let partial = datagram(v6, to, field);
+            let mut packet = match lent {
+                true => world.lent(0, &partial, 64, 4000),
+                false => world.private(&partial),
+            };
+            packet.meta.checksum = Checksum::Partial;
+            world.forward(from, packet);
+            world.flush();
+            let expected = match (to == BROADCAST, field == right) {
+                (true, false) => (datagram(v6, to, 0), Checksum::Validated),
+                _ => (datagram(v6, to, right), Checksum::Partial),
+            };
+            assert_eq!(mem::take(&mut world.far(device).sent), [expected], "{v6} {lent}");
+            assert_eq!(world.got(guest), if to == BROADCAST { vec![partial] } else { vec![] });
+        }
+        world.end();
+    }
+}
+
+/// Headers that are not all in our memory, and padding, which does not count.
+#[test]
+fn checksums_that_a_device_cannot_make_are_made_for_it() {
+    let mut world = World::new();
+    let [from, device] = world.joined();
+    world.far(device).holding = Holding::Private;
+    let to = guest_mac(1);
+    let padded = |field| [&datagram(false, to, field)[..], &[0xaa; 3]].concat();
+    let cut = world.lent(0, &datagram(true, to, 0x1234), 58, 4000);
+    let private = world.private(&padded(0x1234));
+    let made = [datagram(true, to, 0), padded(0)];
+    for (mut packet, made) in [cut, private].into_iter().zip(made) {
+        packet.meta.checksum = Checksum::Partial;
+        world.forward(from, packet);
+        world.flush();
+        assert_eq!(mem::take(&mut world.far(device).sent), [(made, Checksum::Validated)]);
+    }
+    world.end();
 }
 
 #[test]
