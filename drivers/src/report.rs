@@ -96,6 +96,7 @@ fn write_nic(f: &mut fmt::Formatter<'_>, nic: &Statistics) -> fmt::Result {
         ("receive errors", nic.receive_errors),
         ("malformed", nic.receive_malformed),
         ("no buffer", nic.receive_no_buffer),
+        ("checksums made", nic.sent_checksums),
         ("refused", nic.send_refused),
         ("down", nic.send_down),
         ("aborted", nic.send_aborted),

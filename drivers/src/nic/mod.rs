@@ -18,8 +18,8 @@ use xen::Instant;
 pub use buffers::{BufferProvider, PoolBuffers, Window};
 
 /// A driver. Sending is [`Port::transmit`]; it takes packets all of which the device
-/// can read ([`Pools::dma_regions`]) with their checksums made, and drops others,
-/// counted.
+/// can read ([`Pools::dma_regions`]) and whose checksum is made or can be made by it,
+/// and drops others, counted.
 pub trait Nic: Port {
     /// Starts to bring the device up; [`watchdog`](Self::watchdog) goes on with it.
     fn start(&mut self, now: Instant);
@@ -162,8 +162,10 @@ pub struct Statistics {
     pub sent: u64,
     /// Bytes in them.
     pub sent_bytes: u64,
-    /// Packets refused: of a wrong length, out of the device's reach, without a
-    /// checksum.
+    /// Those of them whose checksum the device made.
+    pub sent_checksums: u64,
+    /// Packets refused: of a wrong length, out of the device's reach, with a checksum
+    /// that the device cannot make.
     pub send_refused: u64,
     /// Packets dropped because there was no link, or the device did not run.
     pub send_down: u64,

@@ -1,5 +1,6 @@
 //! The 82574's driver against a model of its device.
 
+mod checksums;
 #[path = "../../src/pci/model.rs"]
 #[allow(dead_code, reason = "the PCI tests use the rest")]
 mod config;
@@ -15,10 +16,12 @@ use drivers::nic::{BufferProvider, Cause, Fault, Link, Nic, PoolBuffers, Status,
 use drivers::pci::{Address, Command, ConfigSpace, Function};
 use kernel::Pools;
 use kernel::memory::{Buffer, Size};
-use kernel::packet::{BATCH, Batch, MacAddress, Packet};
+use kernel::packet::{BATCH, Batch, Checksum, MacAddress, Packet};
 use proptest::prelude::*;
 
+use checksums::KINDS;
 use device::MAC;
+use send::{PAGES, cut};
 use world::{BUFFERS, QUEUES, RING, World, frame};
 
 #[test]
@@ -442,7 +445,11 @@ enum Event {
     Arrive(u16),
     Lie(u32, u16),
     ClaimSent,
+    Scribble(u8, u8),
+    SendOne,
     Offer(u16),
+    Lend(u16, usize),
+    Partial(usize, u16, usize),
     Transmit,
     Receive,
     Reap,
@@ -462,7 +469,11 @@ fn event() -> impl Strategy<Value = Event> {
         6 => (14..1519u16).prop_map(Arrive),
         2 => (any::<u32>(), any::<u16>()).prop_map(|(status, len)| Lie(status, len)),
         1 => Just(ClaimSent),
+        1 => any::<(u8, u8)>().prop_map(|(slot, status)| Scribble(slot, status)),
+        3 => Just(SendOne),
         6 => (0..1600u16).prop_map(Offer),
+        6 => (0..1600u16, 0..=PAGES).prop_map(|(len, pages)| Lend(len, pages)),
+        6 => (0..8usize, 0..1400u16, 0..=PAGES).prop_map(|(kind, len, pages)| Partial(kind, len, pages)),
         6 => Just(Transmit),
         6 => Just(Receive),
         3 => Just(Reap),
@@ -478,16 +489,30 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 impl World {
+    fn offer_if_possible(&mut self, pieces: &[&[u8]], checksum: Checksum) {
+        let room = self.room_to_lend() >= pieces.len();
+        if self.pools.idle() > 0 && self.free().0 > 0 && room && self.queue.len() < 500 {
+            self.offer_pieces(pieces, checksum);
+        }
+    }
+
     fn happen(&mut self, event: Event) {
         let device = self.device;
         match event {
             Event::Arrive(len) => drop(device.arrive(&frame(0, len.into()))),
             Event::Lie(status, len) => device.lie(status, len),
             Event::ClaimSent => device.claim_sent(),
-            Event::Offer(len) if self.pools.idle() > 0 && self.free().0 > 0 => {
-                self.offer(&frame(0, len.into()));
+            Event::Scribble(slot, status) => device.scribble(slot.into(), status),
+            Event::SendOne => device.send_one(),
+            Event::Offer(len) => self.happen(Event::Lend(len, 0)),
+            Event::Lend(len, pages) => {
+                let frame = frame(0, len.into());
+                self.offer_if_possible(&cut(&frame, 60, pages), Checksum::Unknown);
             }
-            Event::Offer(_) => {}
+            Event::Partial(kind, len, pages) => {
+                let frame = KINDS[kind].partial(&vec![7; len.into()]);
+                self.offer_if_possible(&cut(&frame, 78, pages), Checksum::Partial);
+            }
             Event::Transmit => self.transmit(),
             Event::Receive => drop(self.receive()),
             Event::Reap => self.reap(),

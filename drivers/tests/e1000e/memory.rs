@@ -1,6 +1,6 @@
 //! Memory that the driver and the modelled device both reach.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::ptr::NonNull;
 
@@ -21,6 +21,7 @@ pub struct Memory {
     pages: usize,
     /// Which blocks nobody has lent to the device.
     out_of_bounds: RefCell<Vec<bool>>,
+    guarded: Cell<bool>,
     /// Where guests' pages are mapped.
     xen: FakeXen,
 }
@@ -40,14 +41,16 @@ impl Memory {
         let mut all = unsafe { Ram::new(base, first, total) };
         let cut = pages.map(|pages| all.split(pages).unwrap());
         let out_of_bounds = RefCell::new(vec![false; total * PAGE_SIZE / BLOCK as usize]);
-        (Self { base, pages: total, out_of_bounds, xen }, cut)
+        (Self { base, pages: total, out_of_bounds, guarded: Cell::new(true), xen }, cut)
     }
 
-    /// Has the device fault in these ranges, and nowhere else in the memory.
-    pub fn guard(&self, ranges: impl Iterator<Item = Range<u64>>) {
+    /// Has the device fault in these ranges and wherever nothing is mapped; or in no
+    /// place any more.
+    pub fn guard(&self, ranges: Option<impl Iterator<Item = Range<u64>>>) {
         let mut blocks = self.out_of_bounds.borrow_mut();
         blocks.fill(false);
-        for range in ranges {
+        self.guarded.set(ranges.is_some());
+        for range in ranges.into_iter().flatten() {
             let block = |address| ((address - FIRST_FRAME * PAGE_SIZE as u64) / BLOCK) as usize;
             blocks[block(range.start)..block(range.end)].fill(true);
         }
@@ -56,7 +59,8 @@ impl Memory {
     /// Reads as a device does.
     pub fn read(&self, address: u64, into: &mut [u8]) {
         if address >= FIRST_FRAME * PAGE_SIZE as u64 + (self.pages * PAGE_SIZE) as u64 {
-            return self.xen.device_read(address, into).expect("mapped pages only");
+            let read = self.xen.device_read(address, into);
+            return assert!(read.is_ok() || !self.guarded.get(), "{read:?}");
         }
         for (address, byte) in (address..).zip(into) {
             // SAFETY: in the memory; volatile, for the driver has it too.

@@ -210,6 +210,11 @@ impl<B: BufferProvider> World<B> {
         self.lent.adjacent = adjacent;
     }
 
+    /// How many pages can still be lent and mapped.
+    pub fn room_to_lend(&self) -> usize {
+        (self.pools.window.room() / 2).saturating_sub(self.lent())
+    }
+
     /// How many pages the guest lends.
     pub fn lent(&self) -> usize {
         self.pools.tracker.counters().outstanding() as usize
@@ -226,22 +231,21 @@ impl<B: BufferProvider> World<B> {
         self.guard();
     }
 
-    /// Has the device fault in memory that nobody uses, unless it lied: then it is
-    /// its own fault.
+    /// Sends home what nobody uses, and has the device fault there; unless it lied:
+    /// then it looks where it must not.
     fn guard(&mut self) {
-        let mut free = Vec::new();
-        if !self.device.has_lied() {
-            for size in [Size::Small, Size::Large] {
-                free.extend(std::iter::from_fn(|| self.pools.buffers.take(size)));
-            }
-        }
         self.pools.run_unmaps(&self.xen);
         self.lent.answer(&mut self.pools);
+        let mut free = Vec::new();
+        for size in [Size::Small, Size::Large] {
+            free.extend(std::iter::from_fn(|| self.pools.buffers.take(size)));
+        }
         let buffers = &self.pools.buffers;
-        self.device.memory.guard(free.iter().map(|buffer| {
+        let ranges = free.iter().map(|buffer| {
             let region = buffers.region(buffer, 0..buffer.size().bytes()).unwrap();
             region.dma_address()..region.dma_address() + u64::from(region.len())
-        }));
+        });
+        self.device.memory.guard((!self.device.has_lied()).then_some(ranges));
         free.into_iter().rev().for_each(|buffer| self.pools.buffers.give(buffer));
     }
 

@@ -279,7 +279,7 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> Port for E1000e<R, C, B> {
     }
 
     fn partial_checksums(&self) -> PartialChecksums {
-        PartialChecksums::NONE
+        PartialChecksums::ALL
     }
 
     fn holding(&self) -> Holding {

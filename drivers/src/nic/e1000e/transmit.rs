@@ -1,5 +1,11 @@
-//! Sending: a ring of legacy descriptors (7.2.10.1), one for each region of memory
-//! that a packet lies in.
+//! Sending: a ring of descriptors (7.2), one for each region of memory that a packet
+//! lies in.
+//!
+//! Where the device makes a packet's checksum, its descriptors are of the extended
+//! format (7.2.10.3), and a context descriptor (7.2.10.2) before them says where the
+//! checksum is. The device keeps the last context, and waits for all packets before it
+//! when it gets another (7.2.6), so it only gets one that differs. Packets that need
+//! none have legacy descriptors (7.2.10.1).
 //!
 //! A packet moves into the ring whole, with the pages it borrows, and leaves it whole:
 //! once the device has written back the last of its descriptors, or after a reset
@@ -7,10 +13,10 @@
 
 use alloc::boxed::Box;
 
+use kernel::Pools;
 use kernel::memory::DmaPage;
-use kernel::packet::{Checksum, MAX_FRAGMENTS, Packet};
+use kernel::packet::{Checksum, MAX_FRAGMENTS, Packet, Protocol, checksum};
 use kernel::switch::PortQueue;
-use kernel::{DmaRegions, Pools};
 use xen::Instant;
 
 use super::SLOTS;
@@ -18,12 +24,25 @@ use crate::nic::Statistics;
 use crate::nic::ring::Ring;
 
 const DESCRIPTOR: usize = 16;
-/// The second half: length, command and status (7.2.10.1).
+/// The status, in the upper half of a descriptor's second word.
 const STATUS: usize = 12;
 const DD: u32 = 1 << 0;
+/// In the second word, which begins with the length in all formats: the command.
 const EOP: u64 = 1 << 24;
 const IFCS: u64 = 1 << 25;
 const RS: u64 = 1 << 27;
+const DEXT: u64 = 1 << 29;
+/// DTYP: data.
+const DATA: u64 = 1 << 20;
+/// POPTS: the transport checksum is inserted.
+const TXSM: u64 = 1 << 41;
+/// In a context descriptor, TUCMD: the checksum is TCP's. UDP's has a zero of its own
+/// (RFC 768), which is the device's to know.
+const TCP: u64 = 1 << 24;
+/// In a context descriptor's first word: where the checksum begins, and where it goes.
+/// TUCSE stays 0: it ends with the packet.
+const TUCSS: u32 = 32;
+const TUCSO: u32 = 40;
 
 /// The shortest frame that the device pads (10.2.6.1, PSP): less than 17 bytes is
 /// less than it can send.
@@ -32,10 +51,10 @@ const SHORTEST: u32 = 17;
 /// holds more (7.2.10.1), so a region never needs two.
 const LONGEST: u32 = 1518;
 
-/// The most descriptors that a packet takes.
-const MOST: usize = 1 + MAX_FRAGMENTS;
+/// The most descriptors that a packet takes: a context, our memory, and each page.
+const MOST: usize = 2 + MAX_FRAGMENTS;
 
-type Descriptors = heapless::Vec<[u64; 2], MOST>;
+type Descriptor = [u64; 2];
 
 /// A packet that the device has.
 struct Sending {
@@ -43,17 +62,26 @@ struct Sending {
     since: Instant,
 }
 
+/// What the device is told of a packet.
+struct Orders {
+    /// The checksum's context, where the device has another.
+    context: Option<Descriptor>,
+    data: heapless::Vec<Descriptor, { 1 + MAX_FRAGMENTS }>,
+}
+
 /// The transmit queue.
 pub(super) struct Transmitter {
     page: DmaPage,
     ring: Ring<Sending, SLOTS>,
+    /// The context descriptor that the device got last.
+    context: Option<Descriptor>,
 }
 
 impl Transmitter {
     pub(super) fn new(page: DmaPage) -> Self {
         // So every packet fits an empty ring.
         const { assert!(MOST < SLOTS) };
-        Self { page, ring: Ring::new() }
+        Self { page, ring: Ring::new(), context: None }
     }
 
     /// The ring's address.
@@ -71,9 +99,10 @@ impl Transmitter {
         self.ring.oldest().map(|(_, sending)| sending.since)
     }
 
-    /// How many regions it takes now.
+    /// How many regions it takes now, even if each is a packet with a context of its
+    /// own.
     pub(super) fn room(&self) -> usize {
-        self.ring.room()
+        self.ring.room() / 2
     }
 
     /// Gives the device packets from `queue`, as many as there is room for; it sees
@@ -87,10 +116,13 @@ impl Transmitter {
     ) {
         while queue.front().is_some_and(|packet| most(packet) <= self.ring.room()) {
             let Some(packet) = queue.pop() else { break };
+            let len = packet.len() as u64;
+            let offloaded = packet.meta.checksum == Checksum::Partial;
             match self.send(packet, pools, now) {
-                Ok(len) => {
+                Ok(()) => {
                     counters.sent += 1;
-                    counters.sent_bytes += u64::from(len);
+                    counters.sent_bytes += len;
+                    counters.sent_checksums += u64::from(offloaded);
                 }
                 Err(packet) => {
                     counters.send_refused += 1;
@@ -100,25 +132,49 @@ impl Transmitter {
         }
     }
 
-    /// Gives the device a packet and returns its length, or hands back one that
-    /// cannot be sent.
+    /// Gives the device a packet, or hands back one that it cannot send.
     fn send(
         &mut self,
         packet: Box<Packet>,
         pools: &Pools,
         now: Instant,
-    ) -> Result<u32, Box<Packet>> {
-        let Some(regions) = sendable(&packet, pools) else { return Err(packet) };
-        let descriptors = describe(&regions);
-        let sending = Sending { packet, since: now };
-        let first = match self.ring.push(sending, descriptors.len()) {
+    ) -> Result<(), Box<Packet>> {
+        let Some(orders) = self.orders(&packet, pools) else { return Err(packet) };
+        let Orders { context, data } = orders;
+        let count = usize::from(context.is_some()) + data.len();
+        let first = match self.ring.push(Sending { packet, since: now }, count) {
             Ok(first) => first,
             Err(sending) => return Err(sending.packet),
         };
-        for (place, descriptor) in descriptors.iter().enumerate() {
+        for (place, descriptor) in context.iter().chain(&data).enumerate() {
             self.page.page.write((first + place) % SLOTS * DESCRIPTOR, descriptor);
         }
-        Ok(len(&regions))
+        self.context = context.or(self.context);
+        Ok(())
+    }
+
+    /// What to tell the device of `packet`, if it is one that it can send.
+    fn orders(&self, packet: &Packet, pools: &Pools) -> Option<Orders> {
+        let regions = pools.dma_regions(packet)?;
+        let len: u32 = regions.iter().map(|region| region.len).sum();
+        if !(SHORTEST..=LONGEST).contains(&len) {
+            return None;
+        }
+        let (context, options) = match packet.meta.checksum {
+            Checksum::Partial => (Some(context(packet, pools)?), DEXT | DATA | TXSM),
+            Checksum::Unknown | Checksum::Validated => (None, 0),
+        };
+        // An empty one may only stand between packets (7.2.10.1).
+        let filled = regions.iter().filter(|region| region.len > 0);
+        let mut orders = Orders {
+            context: context.filter(|context| self.context != Some(*context)),
+            // The options count in the first descriptor (7.2.10.3); for QEMU's device, in
+            // the last.
+            data: filled.map(|region| [region.address, options | u64::from(region.len)]).collect(),
+        };
+        let [_, last] = orders.data.last_mut()?;
+        *last |= EOP | IFCS | RS;
+        Some(orders)
     }
 
     /// Ends the packets that the device says it has sent.
@@ -142,37 +198,27 @@ impl Transmitter {
             aborted += 1;
         }
         self.ring.rewind();
+        // A reset device has none.
+        self.context = None;
         aborted
     }
 }
 
-/// The most descriptors that `packet` takes: fewer where its regions touch.
+/// The most descriptors that `packet` takes: fewer where its regions touch, or the
+/// device has its context.
 fn most(packet: &Packet) -> usize {
-    1 + packet.fragments.len()
+    let context = packet.meta.checksum == Checksum::Partial;
+    usize::from(context) + 1 + packet.fragments.len()
 }
 
-/// Where a packet lies, if it is one that the device can send as it is.
-fn sendable(packet: &Packet, pools: &Pools) -> Option<DmaRegions> {
-    if packet.meta.checksum == Checksum::Partial {
-        return None;
-    }
-    let regions = pools.dma_regions(packet)?;
-    (SHORTEST..=LONGEST).contains(&len(&regions)).then_some(regions)
-}
-
-fn len(regions: &DmaRegions) -> u32 {
-    regions.iter().map(|region| region.len).sum()
-}
-
-/// A descriptor for each region. The last ends the packet, has the frame's checksum
-/// added, and is written back.
-fn describe(regions: &DmaRegions) -> Descriptors {
-    // An empty one may only stand between packets (7.2.10.1).
-    let filled = regions.iter().filter(|region| region.len > 0);
-    let mut descriptors: Descriptors =
-        filled.map(|region| [region.address, u64::from(region.len)]).collect();
-    if let Some([_, command]) = descriptors.last_mut() {
-        *command |= EOP | IFCS | RS;
-    }
-    descriptors
+/// The context in which a packet's checksum is made. Its field holds the pseudo-header's
+/// sum ([`Port::partial_checksums`](kernel::switch::Port::partial_checksums)).
+fn context(packet: &Packet, pools: &Pools) -> Option<Descriptor> {
+    let insertion = checksum::locate(packet.headers(&pools.buffers), packet.len())?;
+    let places = u64::from(insertion.start) << TUCSS | u64::from(insertion.field) << TUCSO;
+    let protocol = match insertion.protocol {
+        Protocol::Tcp => TCP,
+        Protocol::Udp => 0,
+    };
+    Some([places, DEXT | protocol])
 }

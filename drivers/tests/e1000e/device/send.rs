@@ -137,6 +137,11 @@ impl Device {
         bytes
     }
 
+    /// The slot after the last that the driver gave it.
+    pub fn tail(&self) -> usize {
+        self.get(TDT) as usize
+    }
+
     /// Says of sent packets that they are done, though they are not.
     pub fn claim_sent(&self) {
         (0..256).for_each(|slot| self.scribble(slot, 1));
