@@ -49,6 +49,8 @@ defects! {
     LendsWithoutLimit,
     /// A lender may have all frames (O-9).
     MapsWithoutShare,
+    /// A NIC's packets end when they are given to it (O-10). For the tests of its driver.
+    EndsPacketsAtOnce,
     /// A release allocates (O-11).
     AllocatesOnRelease,
     /// A vif is gone before its pages are back (O-12).

@@ -4,6 +4,7 @@ mod checksums;
 #[path = "../../src/pci/model.rs"]
 #[allow(dead_code, reason = "the PCI tests use the rest")]
 mod config;
+mod defects;
 mod device;
 mod memory;
 mod send;

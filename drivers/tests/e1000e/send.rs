@@ -26,7 +26,7 @@ fn bound(world: &World) -> Duration {
 }
 
 #[test]
-fn packets_are_sent_in_order_and_ended_once_sent() {
+pub fn packets_are_sent_in_order_and_ended_once_sent() {
     let mut world = World::running();
     world.device.faults.stalled.set(true);
     let free = world.free();

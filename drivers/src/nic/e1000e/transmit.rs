@@ -14,6 +14,7 @@
 use alloc::boxed::Box;
 
 use kernel::Pools;
+use kernel::defect::{self, Defect};
 use kernel::memory::DmaPage;
 use kernel::packet::{Checksum, MAX_FRAGMENTS, Packet, Protocol, checksum};
 use kernel::switch::PortQueue;
@@ -181,7 +182,8 @@ impl Transmitter {
     pub(super) fn reap(&mut self, pools: &mut Pools) {
         // At most all that are in the ring, whatever the device says.
         while let Some((last, _)) = self.ring.oldest() {
-            if self.page.page.load(last * DESCRIPTOR + STATUS) & DD == 0 {
+            let done = self.page.page.load(last * DESCRIPTOR + STATUS) & DD != 0;
+            if !done && !defect::is(Defect::EndsPacketsAtOnce) {
                 break;
             }
             let Some(sending) = self.ring.pop() else { break };
