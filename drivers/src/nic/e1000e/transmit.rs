@@ -1,5 +1,5 @@
-//! Sending: a ring of descriptors (7.2), one for each region of memory that a packet
-//! lies in.
+//! Sending: a ring of descriptors (7.2), one for each piece of memory that a packet lies
+//! in.
 //!
 //! Where the device makes a packet's checksum, its descriptors are of the extended
 //! format (7.2.10.3), and a context descriptor (7.2.10.2) before them says where the
@@ -12,13 +12,14 @@
 //! (NETBACK-SPEC O-10).
 
 use alloc::boxed::Box;
+use core::iter;
 
-use kernel::Pools;
 use kernel::defect::{self, Defect};
 use kernel::memory::DmaPage;
 use kernel::packet::{Checksum, MAX_FRAGMENTS, Packet, Protocol, checksum};
 use kernel::switch::PortQueue;
-use xen::Instant;
+use kernel::{DmaRegion, Pools};
+use xen::{Instant, PAGE_SIZE};
 
 use super::SLOTS;
 use crate::nic::Statistics;
@@ -48,8 +49,7 @@ const TUCSO: u32 = 40;
 /// The shortest frame that the device pads (10.2.6.1, PSP): less than 17 bytes is
 /// less than it can send.
 const SHORTEST: u32 = 17;
-/// The longest frame of an Ethernet with one tag, without its checksum. One descriptor
-/// holds more (7.2.10.1), so a region never needs two.
+/// The longest frame of an Ethernet with one tag, without its checksum.
 const LONGEST: u32 = 1518;
 
 /// The most descriptors that a packet takes: a context, our memory, and each page.
@@ -165,14 +165,15 @@ impl Transmitter {
             Checksum::Partial => (Some(context(packet, pools)?), DEXT | DATA | TXSM),
             Checksum::Unknown | Checksum::Validated => (None, 0),
         };
-        // An empty one may only stand between packets (7.2.10.1).
-        let filled = regions.iter().filter(|region| region.len > 0);
         let mut orders = Orders {
             context: context.filter(|context| self.context != Some(*context)),
+            data: heapless::Vec::new(),
+        };
+        for DmaRegion { address, len } in regions.iter().flat_map(pages) {
             // The options count in the first descriptor (7.2.10.3); for QEMU's device, in
             // the last.
-            data: filled.map(|region| [region.address, options | u64::from(region.len)]).collect(),
-        };
+            orders.data.push([address, options | u64::from(len)]).ok()?;
+        }
         let [_, last] = orders.data.last_mut()?;
         *last |= EOP | IFCS | RS;
         Some(orders)
@@ -206,8 +207,22 @@ impl Transmitter {
     }
 }
 
-/// The most descriptors that `packet` takes: fewer where its regions touch, or the
-/// device has its context.
+/// A region page by page, with nothing of an empty one, which may only stand between
+/// packets (7.2.10.1). QEMU's device needs what a descriptor tells of in one piece, and
+/// behind the IOMMU only a page is sure to be one; where it is not, the packet is lost.
+fn pages(region: &DmaRegion) -> impl Iterator<Item = DmaRegion> + use<> {
+    let DmaRegion { mut address, len: mut left } = *region;
+    iter::from_fn(move || {
+        let len = left.min(PAGE_SIZE as u32 - (address % PAGE_SIZE as u64) as u32);
+        let page = (len > 0).then_some(DmaRegion { address, len });
+        address += u64::from(len);
+        left -= len;
+        page
+    })
+}
+
+/// The most descriptors that `packet` takes: one fewer where the device has its
+/// context.
 fn most(packet: &Packet) -> usize {
     let context = packet.meta.checksum == Checksum::Partial;
     usize::from(context) + 1 + packet.fragments.len()
