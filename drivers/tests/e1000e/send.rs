@@ -76,7 +76,7 @@ fn a_thousand_packets_go_out_and_come_back() {
 fn what_cannot_be_sent_is_refused() {
     let mut world = World::running();
     let free = world.free();
-    world.offer(&frame(0, 16));
+    world.offer(&frame(0, 13));
     world.offer(&frame(0, 1519));
     world.offer_as(&frame(0, 60), Checksum::Partial);
     let mut empty = world.pools.take().unwrap();
@@ -91,6 +91,55 @@ fn what_cannot_be_sent_is_refused() {
     world.transmit();
     assert_eq!(world.device.accesses.get(), accesses, "nothing to ring the bell for");
     assert_eq!(world.free(), free);
+    world.finish();
+}
+
+/// What is behind a short frame in its buffer, and whatever was there before, does not
+/// go out.
+#[test]
+fn short_frames_are_padded_with_zeros() {
+    let mut world = World::running();
+    for len in 14..60 {
+        for frame in [frame(1, 200), frame(len, len)] {
+            world.offer(&frame);
+            world.transmit();
+            world.reap();
+            assert_eq!(world.device.wire.take(), [padded(frame)]);
+        }
+    }
+    assert_eq!(world.device.sender.borrow().padded, 0, "nothing is left to the device");
+    world.finish();
+}
+
+/// The device pads what the driver cannot: bytes that somebody else looks at too, or
+/// that are not all in our memory, or at the end of it.
+#[test]
+fn short_frames_that_cannot_be_padded_are_padded_by_the_device() {
+    let mut world = World::running();
+    let free = world.free();
+    let short = frame(1, 40);
+    let packet = world.packet(&[&short], Checksum::Unknown);
+    let clone = world.pools.share(&packet).unwrap();
+    world.queue.push(packet, world.now).unwrap();
+    world.offer_pieces(&[&short[..20], &short[20..]], Checksum::Unknown);
+    let mut last = world.packet(&[&short], Checksum::Unknown);
+    let linear = last.linear.as_mut().unwrap();
+    let cell = world.pools.buffers.bytes_mut(&mut linear.buffer).unwrap();
+    let start = cell.len() - short.len();
+    cell[start..].copy_from_slice(&short);
+    linear.offset = start as u16;
+    world.queue.push(last, world.now).unwrap();
+    world.transmit();
+    assert_eq!(world.device.wire.take(), vec![padded(short.clone()); 3]);
+    assert_eq!(world.device.sender.borrow().padded, 3);
+    assert_eq!(clone.headers(&world.pools.buffers), short);
+    world.pools.give(clone);
+    world.reap();
+    assert_eq!(world.free(), free);
+    // Fewer bytes than it can send.
+    world.offer_pieces(&[&short[..14], &short[14..16]], Checksum::Unknown);
+    world.transmit();
+    assert_eq!(world.nic.statistics().send_refused, 1);
     world.finish();
 }
 

@@ -15,8 +15,8 @@ use alloc::boxed::Box;
 use core::iter;
 
 use kernel::defect::{self, Defect};
-use kernel::memory::DmaPage;
-use kernel::packet::{Checksum, MAX_FRAGMENTS, Packet, Protocol, checksum};
+use kernel::memory::{Buffers, DmaPage};
+use kernel::packet::{Checksum, ETHERNET_HEADER, MAX_FRAGMENTS, Packet, Protocol, checksum};
 use kernel::switch::PortQueue;
 use kernel::{DmaRegion, Pools};
 use xen::{Instant, PAGE_SIZE};
@@ -46,9 +46,11 @@ const TCP: u64 = 1 << 24;
 const TUCSS: u32 = 32;
 const TUCSO: u32 = 40;
 
+/// The shortest frame of an Ethernet, without its checksum.
+const SHORTEST: usize = 60;
 /// The shortest frame that the device pads (10.2.6.1, PSP): less than 17 bytes is
 /// less than it can send.
-const SHORTEST: u32 = 17;
+const SHORTEST_PADDED: u32 = 17;
 /// The longest frame of an Ethernet with one tag, without its checksum.
 const LONGEST: u32 = 1518;
 
@@ -116,8 +118,9 @@ impl Transmitter {
         counters: &mut Statistics,
     ) {
         while queue.front().is_some_and(|packet| most(packet) <= self.ring.room()) {
-            let Some(packet) = queue.pop() else { break };
+            let Some(mut packet) = queue.pop() else { break };
             let len = packet.len() as u64;
+            pad(&mut packet, &mut pools.buffers);
             let offloaded = packet.meta.checksum == Checksum::Partial;
             match self.send(packet, pools, now) {
                 Ok(()) => {
@@ -158,7 +161,7 @@ impl Transmitter {
     fn orders(&self, packet: &Packet, pools: &Pools) -> Option<Orders> {
         let regions = pools.dma_regions(packet)?;
         let len: u32 = regions.iter().map(|region| region.len).sum();
-        if !(SHORTEST..=LONGEST).contains(&len) {
+        if !(SHORTEST_PADDED..=LONGEST).contains(&len) {
             return None;
         }
         let (context, options) = match packet.meta.checksum {
@@ -205,6 +208,29 @@ impl Transmitter {
         self.context = None;
         aborted
     }
+}
+
+/// Fills a short frame up with zeros where it is in memory that nobody else looks at.
+/// Others are left to the device, which makes no difference on the wire. Padding does
+/// not count in a checksum, so that is made before.
+fn pad(packet: &mut Packet, buffers: &mut Buffers) {
+    let len = packet.len();
+    if !packet.is_private() || !(ETHERNET_HEADER..SHORTEST).contains(&len) {
+        return;
+    }
+    let Some(linear) = packet.linear.as_mut() else { return };
+    let start = usize::from(linear.offset);
+    let cell = buffers.bytes_mut(&mut linear.buffer);
+    let Some(frame) = cell.and_then(|cell| cell.get_mut(start..start + SHORTEST)) else { return };
+    let (bytes, padding) = frame.split_at_mut(len);
+    if packet.meta.checksum == Checksum::Partial {
+        if checksum::finish(bytes).is_err() {
+            return;
+        }
+        packet.meta.checksum = Checksum::Validated;
+    }
+    padding.fill(0);
+    linear.len = SHORTEST as u16;
 }
 
 /// A region page by page, with nothing of an empty one, which may only stand between
