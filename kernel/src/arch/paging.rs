@@ -59,19 +59,22 @@ static APIC_TABLE: Table = Table::new();
 /// Has code not written, nothing else executed, and the stack end where its memory
 /// does: an overflow is a fault, not a change of what lies below.
 pub fn protect_image() {
-    for entry in &page_directories {
-        entry.fetch_or(NO_EXECUTE, Ordering::Relaxed);
-    }
     let at = |symbol: *const u8| symbol.expose_provenance() as u64;
     let (code, constants) = (at(&raw const image_start), at(&raw const rodata_start));
     let (data, guard) = (at(&raw const data_start), at(&raw const stack_guard));
-    // The linker script sees that one huge page holds all of it.
-    IMAGE_TABLE.split(code / HUGE_PAGE, |page| match page {
+    // The linker script sees that one huge page holds all of it. At no moment is the
+    // code that runs not executable.
+    let image = code / HUGE_PAGE;
+    IMAGE_TABLE.split(image, |page| match page {
         page if page == guard => 0,
         page if (code..constants).contains(&page) => PRESENT,
         page if (constants..data).contains(&page) => PRESENT | NO_EXECUTE,
         _ => DATA,
     });
+    for (_, entry) in (0..).zip(&page_directories).filter(|(index, _)| *index != image) {
+        entry.fetch_or(NO_EXECUTE, Ordering::Relaxed);
+    }
+    flush();
 }
 
 /// Makes a range of whole 2 MiB pages uncached: device memory.
