@@ -15,7 +15,8 @@ use kernel::defect::{self, Defect};
 use kernel::packet::Batch;
 use kernel::pages::ShardId;
 use kernel::switch::{
-    BadName, BridgeName, JoinError, Port, PortConfig, PortId, Ports, QueueLimits, Switches,
+    BadName, BridgeName, JoinError, MAX_WAIT, Port, PortConfig, PortId, Ports, QueueLimits,
+    Switches,
 };
 use xen::event::EventPort;
 use xen::{Hypervisor, Instant};
@@ -29,9 +30,9 @@ use slow_path::{Notices, SlowPath};
 const MTU: u16 = 1500;
 /// What may wait for a guest that is short of receive slots: twice as many packets
 /// as its ring takes at once, and as many bytes as half its ring holds.
-const GUEST_QUEUE: QueueLimits = QueueLimits { packets: 512, bytes: 512 << 10 };
+const GUEST_QUEUE: QueueLimits = QueueLimits { packets: 512, bytes: 512 << 10, wait: MAX_WAIT };
 /// What may wait for the NIC.
-const UPLINK_QUEUE: QueueLimits = QueueLimits { packets: 512, bytes: 1 << 20 };
+const UPLINK_QUEUE: QueueLimits = QueueLimits { packets: 512, bytes: 1 << 20, wait: MAX_WAIT };
 /// Addresses learnt behind a guest's port beside its own: a guest may be a bridge
 /// for guests of its own.
 const GUEST_ADDRESSES: u16 = 64;
@@ -343,7 +344,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
     /// than it did.
     fn expire(&mut self, now: Instant) {
         let due = self.switches.next_deadline().is_some_and(|deadline| deadline <= now);
-        self.switches.expire(&mut self.pools, now);
+        self.switches.expire(&self.hypervisor, &mut self.pools, now);
         if due {
             let vifs = self.endpoints.vifs.iter().flatten();
             vifs.filter_map(|attached| attached.port).for_each(|port| self.switches.wake(port));

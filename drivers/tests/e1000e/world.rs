@@ -9,7 +9,7 @@ use kernel::memory::{Buffers, DmaPages, Size, Window};
 use kernel::packet::{Batch, Checksum, Fragment, Linear, Packet};
 use kernel::pages::choice::Mode;
 use kernel::pages::{Claim, ShardId};
-use kernel::switch::{Port, PortQueue, QueueLimits};
+use kernel::switch::{MAX_WAIT, Port, PortQueue, QueueLimits};
 use kernel::{HEADROOM, Limits, Pools};
 use xen::fake::{FakeXen, Grant, Guest};
 use xen::grant::GrantRef;
@@ -86,7 +86,7 @@ impl<B: BufferProvider> World<B> {
             pools,
             xen,
             lent,
-            queue: PortQueue::new(QueueLimits { packets: 600, bytes: 1 << 20 }),
+            queue: PortQueue::new(QueueLimits { packets: 600, bytes: 1 << 20, wait: MAX_WAIT }),
             now: Instant(1),
             at_rest,
         }

@@ -24,9 +24,11 @@ pub enum DropReason {
     /// There is no other port.
     Nowhere,
 
+    /// The guest behind the port does not take packets.
+    NoCarrier,
     /// Longer than the port's MTU.
     TooLong,
-    /// The port's queue was full, or longer than what was left of the packets.
+    /// The port's queue was full, or held more packets or buffers than were left.
     QueueFull,
     /// No packet, buffer or page reference was left to share or copy it with.
     Exhausted,
@@ -44,13 +46,14 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in their order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Runt,
         Self::BadSource,
         Self::Forged,
         Self::Reserved,
         Self::SamePort,
         Self::Nowhere,
+        Self::NoCarrier,
         Self::TooLong,
         Self::QueueFull,
         Self::Exhausted,
@@ -70,6 +73,7 @@ impl DropReason {
             Self::Reserved => "reserved",
             Self::SamePort => "same-port",
             Self::Nowhere => "nowhere",
+            Self::NoCarrier => "no-carrier",
             Self::TooLong => "too-long",
             Self::QueueFull => "queue-full",
             Self::Exhausted => "exhausted",

@@ -25,9 +25,11 @@ use xen::{Hypervisor, Instant};
 
 use crate::Pools;
 use crate::defect::{self, Defect};
+use crate::memory::Size;
 use crate::packet::{Addresses, Batch, ETHERNET_HEADER, Ethernet, Packet};
 use bridge::{Bridge, Forged, Learning};
 use prepare::Underway;
+use queue::buffer_size;
 
 pub use bridge::{BridgeCounters, PinError, Seed};
 pub use counters::{Counters, DropReason, Traffic};
@@ -36,7 +38,8 @@ pub use queue::{PortQueue, QueueLimits};
 pub use slow::{PuntReason, Punted, SlowPath};
 pub use switches::{BadName, BridgeName, Limits, Switches};
 
-/// How long a packet waits for a port (NETBACK-SPEC O-8).
+/// How long a packet that waits for a port borrows pages (NETBACK-SPEC O-8). Then it
+/// is copied and waits on, or dropped where there is nothing to copy it to.
 pub const MAX_WAIT: Duration = Duration::from_millis(100);
 
 /// A learning bridge and its ports.
@@ -47,7 +50,7 @@ pub struct Switch {
     /// Ports with something to send, each at most once.
     dirty: Vec<u16>,
     underway: Underway,
-    /// No packet expires before this; `None` while none waits.
+    /// No packet has waited for too long before this; `None` while none waits.
     deadline: Option<Instant>,
 }
 
@@ -64,6 +67,8 @@ struct PortState {
     counters: Counters,
     /// Whether it stands in the list of dirty ports.
     dirty: bool,
+    /// Whether what is behind it takes packets at all.
+    carrier: bool,
 }
 
 /// Where a packet goes.
@@ -114,6 +119,7 @@ impl Switch {
             queue: PortQueue::with_sources(config.queue, self.slots.len() as u16),
             counters: Counters::default(),
             dirty: false,
+            carrier: true,
         });
         Ok(self.id(index))
     }
@@ -124,9 +130,7 @@ impl Switch {
         let slot = &mut self.slots[usize::from(index)];
         let mut state = slot.state.take()?;
         slot.generation = slot.generation.wrapping_add(1);
-        while let Some(packet) = state.queue.pop() {
-            state.counters.discard(DropReason::Removed, packet, pools);
-        }
+        state.clear(DropReason::Removed, pools);
         self.dirty.retain(|dirty| *dirty != index);
         self.bridge.close(index);
         Some(state.counters)
@@ -188,25 +192,43 @@ impl Switch {
         }
     }
 
-    /// Drops what waited for too long, and forgets addresses that aged.
-    fn expire(&mut self, pools: &mut Pools, now: Instant) {
+    /// Takes note whether what is behind a port takes packets at all.
+    fn set_carrier(&mut self, id: PortId, carrier: bool, pools: &mut Pools) {
+        if let Some(state) = self.index(id).and_then(|index| self.state_mut(index)) {
+            state.carrier = carrier;
+            if !carrier {
+                state.clear(DropReason::NoCarrier, pools);
+            }
+        }
+    }
+
+    /// Ends the waiting that lasted for too long, and forgets addresses that aged.
+    /// The copies that this needs are made by one batch.
+    fn expire<H: Hypervisor>(&mut self, hypervisor: &H, pools: &mut Pools, now: Instant) {
         self.bridge.sweep(seconds(now));
         let early = self.deadline.is_none_or(|deadline| now < deadline);
         if early || defect::is(Defect::NothingExpires) {
             return;
         }
-        self.deadline = None;
-        for state in self.slots.iter_mut().filter_map(|slot| slot.state.as_mut()) {
-            while let Some(since) = state.queue.oldest() {
-                let deadline = since + MAX_WAIT;
-                if now < deadline {
-                    self.deadline = Some(self.deadline.map_or(deadline, |at| at.min(deadline)));
-                    break;
-                }
-                let Some(packet) = state.queue.pop() else { break };
-                state.counters.discard(DropReason::Expired, packet, pools);
+        for port in 0..self.slots.len() as u16 {
+            // What waited behind it may need fewer slots than it did.
+            if self.state_mut(port).is_some_and(|state| state.drop_expired(pools, now)) {
+                self.set_dirty(port);
+            }
+            let overdue = |state: &mut PortState| state.queue.next_overdue(now);
+            while let Some((place, source)) = self.state_mut(port).and_then(overdue) {
+                self.set_dirty(port);
+                // A guest that left may have granted other pages by the same names.
+                let there = self.index(source).is_some();
+                self.start(hypervisor, port, place, pools, |state, pools| match there {
+                    true => state.copy(place, false, pools),
+                    false => Err(DropReason::Expired),
+                });
             }
         }
+        self.finish(hypervisor, pools);
+        let states = self.slots.iter_mut().filter_map(|slot| slot.state.as_mut());
+        self.deadline = states.filter_map(|state| state.queue.deadline()).min();
     }
 
     /// Learns where a frame came from and finds where it goes.
@@ -272,15 +294,18 @@ impl Switch {
         pools: &mut Pools,
         now: Instant,
     ) {
+        let source = self.id(from);
         let Some(state) = self.state_mut(to) else { return pools.give(packet) };
         if let Err(reason) = state.admit(&packet, pools) {
             return state.counters.discard(reason, packet, pools);
         }
-        if let Err(packet) = state.queue.push_fresh(packet, from, now) {
+        let wait = state.config.queue.wait;
+        let wait = if packet.is_private() { wait } else { wait.min(MAX_WAIT) };
+        if let Err(packet) = state.queue.push_fresh(packet, source, now) {
             return state.counters.discard(DropReason::QueueFull, packet, pools);
         }
-        // Whatever waits already expires earlier.
-        self.deadline.get_or_insert(now + MAX_WAIT);
+        let deadline = now + wait;
+        self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
         self.set_dirty(to);
     }
 
@@ -335,10 +360,11 @@ impl Switch {
 }
 
 impl PortState {
-    /// Whether a packet can go to the port, before any clone of it is made. No queue
-    /// is longer than what is left of the pool: ports that do not get on settle at
-    /// a share each, and as much stays free for all others.
+    /// Whether a packet can go to the port, before any clone of it is made.
     fn admit(&self, packet: &Packet, pools: &Pools) -> Result<(), DropReason> {
+        if !self.carrier {
+            return Err(DropReason::NoCarrier);
+        }
         let (len, mtu) = (packet.len(), usize::from(self.config.mtu));
         // Tags are looked for only where they make a difference.
         if len > ETHERNET_HEADER + mtu {
@@ -347,8 +373,33 @@ impl PortState {
                 return Err(DropReason::TooLong);
             }
         }
-        let fair = self.queue.len() <= pools.idle();
+        let fair = self.queue.len() <= pools.idle()
+            && buffer_size(packet).is_none_or(|size| self.may_hold(size, pools));
         if fair && self.queue.has_room(len) { Ok(()) } else { Err(DropReason::QueueFull) }
+    }
+
+    /// Whether the queue may hold one more buffer. No queue holds more of a pool than
+    /// is left of it: ports that do not get on settle at a share each, and as much
+    /// stays free for all others.
+    fn may_hold(&self, size: Size, pools: &Pools) -> bool {
+        self.queue.buffers(size) <= pools.buffers.free(size)
+    }
+
+    /// Drops what has waited for as long as any packet may; whether there was such.
+    fn drop_expired(&mut self, pools: &mut Pools, now: Instant) -> bool {
+        let mut expired = false;
+        while let Some(packet) = self.queue.pop_expired(now) {
+            self.counters.discard(DropReason::Expired, packet, pools);
+            expired = true;
+        }
+        expired
+    }
+
+    /// Drops all that waits.
+    fn clear(&mut self, reason: DropReason, pools: &mut Pools) {
+        while let Some(packet) = self.queue.pop() {
+            self.counters.discard(reason, packet, pools);
+        }
     }
 }
 

@@ -54,7 +54,7 @@ impl Underway {
 }
 
 /// What a packet needs before it is ready.
-enum Step {
+pub(super) enum Step {
     Nothing,
     /// To be replaced by this copy, whose checksum is to be made or not.
     Copy(Private, bool),
@@ -162,7 +162,7 @@ impl Switch {
 
     /// Does a step with the packet at `place` of a port's queue, which may start a
     /// copy of it or have it dropped.
-    fn start<H: Hypervisor>(
+    pub(super) fn start<H: Hypervisor>(
         &mut self,
         hypervisor: &H,
         port: u16,
@@ -186,7 +186,7 @@ impl Switch {
     }
 
     /// Completes all copies, and closes the gaps that dropped packets left.
-    fn finish<H: Hypervisor>(&mut self, hypervisor: &H, pools: &mut Pools) {
+    pub(super) fn finish<H: Hypervisor>(&mut self, hypervisor: &H, pools: &mut Pools) {
         self.complete(hypervisor, pools);
         for dirty in 0..self.dirty.len() {
             if let Some(state) = self.state_mut(self.dirty[dirty]) {
@@ -275,10 +275,18 @@ impl PortState {
     }
 
     /// Starts a private copy of the packet at `place`.
-    fn copy(&self, place: usize, finish: bool, pools: &mut Pools) -> Result<Step, DropReason> {
+    pub(super) fn copy(
+        &self,
+        place: usize,
+        finish: bool,
+        pools: &mut Pools,
+    ) -> Result<Step, DropReason> {
         let Some(packet) = self.queue.get(place) else { return Ok(Step::Nothing) };
         if usize::from(HEADROOM) + packet.len() > Size::Large.bytes() {
             return Err(DropReason::TooLongToCopy);
+        }
+        if !self.may_hold(Size::Large, pools) {
+            return Err(DropReason::QueueFull);
         }
         let private = pools.privatise(packet).ok_or(DropReason::Exhausted)?;
         Ok(Step::Copy(private, finish))

@@ -3,10 +3,14 @@
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use core::ops::Range;
+use core::time::Duration;
 
 use xen::Instant;
 
+use super::MAX_WAIT;
+use super::port::PortId;
 use crate::defect::{self, Defect};
+use crate::memory::Size;
 use crate::packet::Packet;
 
 /// The most lent pages of one source in a destination's queue (NETBACK-SPEC O-8).
@@ -14,7 +18,7 @@ use crate::packet::Packet;
 pub(super) const MAX_LENT: u16 = 32;
 
 /// No source: the packet is our own.
-const NO_SOURCE: u16 = u16::MAX;
+const NO_SOURCE: PortId = PortId { switch: u16::MAX, index: u16::MAX, generation: 0 };
 
 /// How much may wait for a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +27,9 @@ pub struct QueueLimits {
     pub packets: usize,
     /// Bytes. Below the longest packet, that one never passes.
     pub bytes: usize,
+    /// Time, for packets that lie in our memory whole; what borrows pages waits no
+    /// longer than [`MAX_WAIT`] as it is.
+    pub wait: Duration,
 }
 
 /// A port's bounded queue, first in first out.
@@ -32,17 +39,21 @@ pub struct PortQueue {
     limits: QueueLimits,
     /// How many at the back the switch has not made ready yet.
     fresh: usize,
-    /// How many places are empty, while packets are made ready.
+    /// How many places are empty, while packets are replaced by copies.
     holes: usize,
+    /// How many at the front are known to borrow nothing, or are about to be copied.
+    private: usize,
     /// By source, how many lent pages are in the queue.
     lent: Box<[u16]>,
+    /// By size, in how many buffers its packets lie.
+    buffers: [usize; 2],
 }
 
 struct Waiting {
-    /// `None` between a failed preparation and its end.
+    /// `None` between a failed copy and the end of its batch.
     packet: Option<Box<Packet>>,
     since: Instant,
-    source: u16,
+    source: PortId,
     /// How many pages of it are counted against its source.
     lent: u16,
 }
@@ -61,6 +72,8 @@ impl PortQueue {
             limits,
             fresh: 0,
             holes: 0,
+            private: 0,
+            buffers: [0; 2],
             lent: alloc::vec![0; usize::from(sources)].into(),
         }
     }
@@ -81,17 +94,13 @@ impl PortQueue {
         self.waiting.get(index)?.packet.as_deref()
     }
 
-    /// Since when the packet at the front has waited.
-    pub fn oldest(&self) -> Option<Instant> {
-        self.waiting.front().map(|waiting| waiting.since)
-    }
-
     /// Takes the packet at the front.
     pub fn pop(&mut self) -> Option<Box<Packet>> {
         let packet = self.take(0)?;
         self.waiting.pop_front();
         self.holes -= 1;
         self.fresh = self.fresh.min(self.waiting.len());
+        self.private = self.private.saturating_sub(1);
         Some(packet)
     }
 
@@ -110,6 +119,46 @@ impl PortQueue {
         self.bytes
     }
 
+    /// In how many buffers of a size its packets lie.
+    pub(super) fn buffers(&self, size: Size) -> usize {
+        self.buffers[size as usize]
+    }
+
+    /// Takes the packet at the front, if it has waited for as long as any may.
+    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<Box<Packet>> {
+        let since = self.waiting.front()?.since;
+        if now < since + self.limits.wait { None } else { self.pop() }
+    }
+
+    /// Where the next packet is that has borrowed pages for [`MAX_WAIT`], and where it
+    /// came from; each is told once.
+    pub(super) fn next_overdue(&mut self, now: Instant) -> Option<(usize, PortId)> {
+        let (place, waiting) = self.first_borrower()?;
+        let (since, source) = (waiting.since, waiting.source);
+        if now < since + MAX_WAIT {
+            return None;
+        }
+        self.private = place + 1;
+        Some((place, source))
+    }
+
+    /// When a packet expires next, or has to be copied.
+    pub(super) fn deadline(&mut self) -> Option<Instant> {
+        let borrowed = self.first_borrower().map(|(_, waiting)| waiting.since + MAX_WAIT);
+        let front = self.waiting.front().map(|waiting| waiting.since + self.limits.wait);
+        borrowed.into_iter().chain(front).min()
+    }
+
+    /// The first packet that borrows pages. Looks at no packet twice.
+    fn first_borrower(&mut self) -> Option<(usize, &Waiting)> {
+        let borrows = |packet: &Packet| !packet.is_private();
+        let rest = self.waiting.range(self.private.min(self.waiting.len())..);
+        let skipped =
+            rest.take_while(|waiting| !waiting.packet.as_deref().is_some_and(borrows)).count();
+        self.private += skipped;
+        self.waiting.get(self.private).map(|waiting| (self.private, waiting))
+    }
+
     /// Whether a packet of `len` bytes finds room.
     pub(super) fn has_room(&self, len: usize) -> bool {
         self.waiting.len() < self.limits.packets && self.bytes + len <= self.limits.bytes
@@ -120,7 +169,7 @@ impl PortQueue {
     pub(super) fn push_fresh(
         &mut self,
         packet: Box<Packet>,
-        source: u16,
+        source: PortId,
         now: Instant,
     ) -> Result<(), Box<Packet>> {
         self.enqueue(packet, source, now)?;
@@ -150,7 +199,7 @@ impl PortQueue {
     /// are few enough to stay.
     pub(super) fn lend(&mut self, index: usize) -> bool {
         let Some(waiting) = self.waiting.get_mut(index) else { return false };
-        let Some(lent) = self.lent.get_mut(usize::from(waiting.source)) else { return true };
+        let Some(lent) = self.lent.get_mut(usize::from(waiting.source.index)) else { return true };
         let pages = waiting.packet.as_ref().map_or(0, |packet| packet.fragments.len() as u16);
         if *lent + pages > MAX_LENT && !defect::is(Defect::LendsWithoutLimit) {
             return false;
@@ -166,8 +215,11 @@ impl PortQueue {
         let waiting = self.waiting.get_mut(index)?;
         let packet = waiting.packet.take()?;
         self.bytes -= packet.len();
+        if let Some(size) = buffer_size(&packet) {
+            self.buffers[size as usize] -= 1;
+        }
         self.holes += 1;
-        if let Some(lent) = self.lent.get_mut(usize::from(waiting.source)) {
+        if let Some(lent) = self.lent.get_mut(usize::from(waiting.source.index)) {
             *lent -= waiting.lent;
             waiting.lent = 0;
         }
@@ -178,7 +230,7 @@ impl PortQueue {
     /// returns that one, or the given one where there is none.
     pub(super) fn replace(&mut self, index: usize, packet: Box<Packet>) -> Box<Packet> {
         let Some(previous) = self.take(index) else { return packet };
-        self.bytes += packet.len();
+        self.count(&packet);
         self.waiting[index].packet = Some(packet);
         self.holes -= 1;
         previous
@@ -186,26 +238,42 @@ impl PortQueue {
 
     /// Closes the holes.
     pub(super) fn close_holes(&mut self) {
-        // Holes are among the fresh packets, while there are any.
-        let holes = core::mem::take(&mut self.holes);
-        if holes > 0 {
-            self.waiting.retain(|waiting| waiting.packet.is_some());
-            self.fresh = self.fresh.saturating_sub(holes);
+        if core::mem::take(&mut self.holes) == 0 {
+            return;
         }
+        let holes = |range| {
+            let places = self.waiting.range::<Range<usize>>(range);
+            places.filter(|waiting| waiting.packet.is_none()).count()
+        };
+        let (fresh, private) = (holes(self.fresh()), holes(0..self.private));
+        self.fresh -= fresh;
+        self.private -= private;
+        self.waiting.retain(|waiting| waiting.packet.is_some());
     }
 
     fn enqueue(
         &mut self,
         packet: Box<Packet>,
-        source: u16,
+        source: PortId,
         since: Instant,
     ) -> Result<(), Box<Packet>> {
-        let len = packet.len();
-        if !self.has_room(len) {
+        if !self.has_room(packet.len()) {
             return Err(packet);
         }
-        self.bytes += len;
+        self.count(&packet);
         self.waiting.push_back(Waiting { packet: Some(packet), since, source, lent: 0 });
         Ok(())
     }
+
+    fn count(&mut self, packet: &Packet) {
+        self.bytes += packet.len();
+        if let Some(size) = buffer_size(packet) {
+            self.buffers[size as usize] += 1;
+        }
+    }
+}
+
+/// The size of the buffer that a packet's first bytes lie in.
+pub(super) fn buffer_size(packet: &Packet) -> Option<Size> {
+    packet.linear.as_ref().map(|linear| linear.buffer.size())
 }

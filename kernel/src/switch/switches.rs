@@ -192,11 +192,22 @@ impl Switches {
         }
     }
 
-    /// Drops what waited for too long. To be called once a pass: it looks at the
-    /// queues only when something may have expired.
-    pub fn expire(&mut self, pools: &mut Pools, now: Instant) {
+    /// Takes note whether what is behind a port takes packets at all. Where it does
+    /// not, none waits for it: what does is dropped, and what comes is.
+    pub fn set_carrier(&mut self, port: PortId, carrier: bool, pools: &mut Pools) {
+        if let Some(switch) = self.switch_mut(port) {
+            switch.set_carrier(port, carrier, pools);
+        }
+    }
+
+    /// Ends the waiting that lasted for too long: packets that borrow pages are copied
+    /// after [`MAX_WAIT`](super::MAX_WAIT), so that the pages go home; all are dropped
+    /// when their queue's own time is over. The next [`flush`](Self::flush) asks the
+    /// ports concerned. To be called once a pass: it looks at the queues only when
+    /// something may be due, and makes all copies by one hypercall a switch.
+    pub fn expire<H: Hypervisor>(&mut self, hypervisor: &H, pools: &mut Pools, now: Instant) {
         for (_, switch) in &mut self.switches {
-            switch.expire(pools, now);
+            switch.expire(hypervisor, pools, now);
         }
     }
 

@@ -19,6 +19,7 @@ use crate::pages::{Claim, ShardId};
 const PACKETS: usize = 400;
 const BROADCAST: [u8; 6] = [0xff; 6];
 const MILLISECOND: u64 = 1_000_000;
+const WAIT: Duration = Duration::from_secs(10);
 
 const LENDING: Holding = Holding::Granted(Duration::from_millis(100));
 
@@ -32,7 +33,7 @@ fn config(address: Option<[u8; 6]>) -> PortConfig {
         addresses: 4,
         uplink: false,
         mtu: 1500,
-        queue: QueueLimits { packets: 40, bytes: 40 * 1526 },
+        queue: QueueLimits { packets: 40, bytes: 40 * 1526, wait: WAIT },
     }
 }
 
@@ -84,11 +85,18 @@ impl Port for Far {
     }
 }
 
-/// What stays in a queue borrows few pages of each source (O-8).
-fn check_lent(queue: &PortQueue) {
+/// What stays in a queue borrows few pages of each source (O-8), and is counted as it
+/// is.
+fn check_queue(queue: &PortQueue) {
+    let packets = || (0..queue.len()).map(|place| queue.get(place).expect("no holes"));
+    assert_eq!(queue.bytes(), packets().map(Packet::len).sum::<usize>());
+    for size in [Size::Small, Size::Large] {
+        let held = packets().filter(|packet| buffer_size(packet) == Some(size)).count();
+        assert_eq!(queue.buffers(size), held, "{size:?} buffers");
+    }
     let mut lent = BTreeMap::<_, u16>::new();
-    for place in 0..queue.len() {
-        for fragment in &queue.get(place).expect("no holes").fragments {
+    for packet in packets() {
+        for fragment in &packet.fragments {
             *lent.entry(format!("{:?}", fragment.hold.lender())).or_default() += 1;
         }
     }
@@ -217,7 +225,7 @@ impl World {
         for state in slots.filter_map(|slot| slot.state.as_ref()) {
             // What waits for a port that nothing is behind is looked at once there is.
             if state.queue.fresh().is_empty() {
-                check_lent(&state.queue);
+                check_queue(&state.queue);
             }
         }
     }
@@ -231,7 +239,7 @@ impl World {
 
     fn wait(&mut self, milliseconds: u64) {
         self.now.0 += milliseconds * MILLISECOND;
-        self.switches.expire(&mut self.pools, self.now);
+        self.switches.expire(&self.guests, &mut self.pools, self.now);
     }
 
     /// The statuses that a guest's requests are answered with.
@@ -431,9 +439,9 @@ fn frames_longer_than_the_mtu_do_not_pass_and_tags_do_not_count() {
 }
 
 #[test]
-fn a_queue_is_bounded_in_packets_and_in_bytes() {
+fn o9_a_queue_is_bounded_in_packets_and_in_bytes() {
     for (packets, bytes, taken) in [(3, 100_000, 3), (100, 300, 3), (100, 299, 2)] {
-        let queue = QueueLimits { packets, bytes };
+        let queue = QueueLimits { packets, bytes, wait: WAIT };
         let mut world = World::new();
         let [a] = world.joined();
         let b = world.join("xenbr0", PortConfig { queue, ..config(Some(guest_mac(1))) });
@@ -569,17 +577,23 @@ fn copies_beyond_a_batch_go_into_another() {
 fn more_copies_than_can_be_under_way_are_made_in_turn() {
     let mut world = World::with_pools(pools(PACKETS, 40, 100, 400));
     let [a] = world.joined();
-    let queue = QueueLimits { packets: 200, bytes: 100_000 };
-    let b = world.join("xenbr0", PortConfig { queue, ..config(Some(guest_mac(1))) });
-    world.far(b).holding = Holding::Private;
-    let bytes = frame(guest_mac(1), guest_mac(0), 100);
-    for _ in 0..150 {
-        let packet = world.lent(0, &bytes, 64, 100);
-        world.forward(a, packet);
+    let queue = QueueLimits { packets: 200, bytes: 100_000, wait: WAIT };
+    let others = [1, 2].map(|guest| {
+        let port = world.join("xenbr0", PortConfig { queue, ..config(Some(guest_mac(guest))) });
+        world.far(port).holding = Holding::Private;
+        (port, frame(guest_mac(guest), guest_mac(0), 100))
+    });
+    for (_, bytes) in &others {
+        for _ in 0..70 {
+            let packet = world.lent(0, bytes, 64, 100);
+            world.forward(a, packet);
+        }
     }
     world.flush();
-    assert_eq!(world.got(b), vec![bytes; 150]);
     assert_eq!(world.guests.batches(), 2);
+    for (port, bytes) in others {
+        assert_eq!(world.got(port), vec![bytes; 70]);
+    }
     world.end();
 }
 
@@ -615,7 +629,7 @@ fn addresses_age_without_traffic() {
 }
 
 #[test]
-fn a_sources_pages_beyond_its_share_of_a_queue_are_copied() {
+fn o8_a_sources_pages_beyond_its_share_of_a_queue_are_copied() {
     let mut world = World::new();
     let [a, b, c] = world.joined();
     world.far(c).budget = 0;
@@ -772,7 +786,7 @@ fn what_has_no_checksum_to_be_made_is_dropped() {
 }
 
 #[test]
-fn ports_that_do_not_get_on_leave_packets_for_the_others() {
+fn o9_ports_that_do_not_get_on_leave_packets_for_the_others() {
     let mut world = World::with_pools(pools(40, 40, 100, 64));
     let [from, stalled @ .., to] = world.joined::<5>();
     for port in stalled {
@@ -790,32 +804,226 @@ fn ports_that_do_not_get_on_leave_packets_for_the_others() {
     }
 }
 
+/// T-5: the pages go home, the packets stay, those of all ports by one batch.
 #[test]
-fn packets_expire_after_a_hundred_milliseconds() {
+fn o8_what_borrows_pages_is_copied_after_a_hundred_milliseconds() {
     let mut world = World::new();
     let [a, b, c] = world.joined();
     world.far(b).budget = 0;
     world.far(c).budget = 0;
     assert_eq!(world.switches.next_deadline(), None);
-    let packet = world.lent(0, &frame(guest_mac(1), guest_mac(0), 100), 64, 36);
-    world.forward(a, packet);
+    let bytes = [(1, 100), (1, 60), (2, 700), (1, 900), (2, 800)].map(|(guest, len)| {
+        let bytes = frame(guest_mac(guest), guest_mac(0), len);
+        let packet = match len {
+            60 => world.private(&bytes),
+            _ => world.lent(0, &bytes, 64, 400),
+        };
+        world.forward(a, packet);
+        world.flush();
+        world.wait(if len == 700 { 30 } else { 0 });
+        bytes
+    });
+    // The first three, then the other two.
+    for (time, pages) in [(100, 3), (130, 5)] {
+        assert_eq!(world.switches.next_deadline(), Some(Instant(time * MILLISECOND)));
+        world.wait(time - world.now.0 / MILLISECOND - 1);
+        assert_eq!(world.responses(0).len(), 0);
+        let batches = world.guests.batches();
+        world.wait(1);
+        assert_eq!(world.responses(0), vec![0; pages]);
+        assert_eq!(world.guests.batches(), batches + 1);
+        assert!(world.pools.copies.is_empty());
+    }
+    assert_eq!(world.pools.idle(), PACKETS - 5);
+    assert_eq!(world.counters(b).drops().count() + world.counters(c).drops().count(), 0);
+    for (port, places) in [(b, &[0, 1, 3][..]), (c, &[2, 4])] {
+        world.far(port).budget = usize::MAX;
+        world.switches.wake(port);
+        world.flush();
+        let expected: Vec<_> = places.iter().map(|place| bytes[*place].clone()).collect();
+        assert_eq!(world.got(port), expected);
+        assert_eq!(world.far(port).lent, 0);
+    }
+    world.end();
+}
+
+#[test]
+fn o8_what_lies_in_our_memory_waits_for_the_queues_own_time() {
+    for (wait, lent) in [(10_000, true), (10_000, false), (100, true), (30, true), (30, false)] {
+        let mut world = World::new();
+        let [a] = world.joined();
+        let limits = config(None).queue;
+        let queue = QueueLimits { wait: Duration::from_millis(wait), ..limits };
+        let b = world.join("xenbr0", PortConfig { queue, ..config(Some(guest_mac(1))) });
+        world.far(b).budget = 0;
+        let bytes = frame(guest_mac(1), guest_mac(0), 100);
+        let packet = match lent {
+            true => world.lent(0, &bytes, 64, 36),
+            false => world.private(&bytes),
+        };
+        world.forward(a, packet);
+        world.flush();
+        world.wait(29);
+        world.send(a, &bytes);
+        for _ in 0..2 {
+            let deadline = world.switches.next_deadline().unwrap();
+            world.wait(deadline.since(world.now).as_millis() as u64);
+        }
+        if wait <= 100 {
+            assert_eq!(world.guests.batches(), 0, "not worth a copy");
+        } else if lent {
+            assert_eq!(world.responses(0), [0]);
+            assert_eq!(world.now.0, wait * MILLISECOND);
+        }
+        world.wait(29);
+        assert_eq!(world.counters(b)[DropReason::Expired], 2);
+        assert_eq!(world.pools.idle(), PACKETS);
+        assert_eq!(world.switches.next_deadline(), None);
+        world.end();
+    }
+}
+
+/// What the front of a queue leaves may let the rest through.
+#[test]
+fn a_port_is_asked_again_when_something_expired() {
+    let mut world = World::new();
+    let [a, b] = world.joined();
+    world.far(b).budget = 0;
+    for _ in 0..2 {
+        world.send(a, &frame(guest_mac(1), guest_mac(0), 60));
+        world.wait(1000);
+    }
+    world.wait(8000);
+    world.far(b).budget = 1;
     world.flush();
-    world.wait(60);
-    world.send(a, &frame(guest_mac(1), guest_mac(0), 60));
-    world.wait(10);
-    world.send(a, &frame(guest_mac(2), guest_mac(0), 60));
-    assert_eq!(world.switches.next_deadline(), Some(Instant(100 * MILLISECOND)));
-    world.wait(29);
-    assert_eq!(world.pools.idle(), PACKETS - 3);
-    world.wait(1);
-    assert_eq!(world.pools.idle(), PACKETS - 2);
+    assert_eq!(world.got(b).len(), 1);
+    assert_eq!(world.counters(b)[DropReason::Expired], 1);
+    world.end();
+}
+
+/// O-8: copy or drop. What cannot be copied does not keep its pages either.
+#[test]
+fn o8_what_cannot_be_copied_is_dropped_after_a_hundred_milliseconds() {
+    for reason in [
+        DropReason::TooLongToCopy,
+        DropReason::Exhausted,
+        DropReason::QueueFull,
+        DropReason::CopyFailed,
+    ] {
+        let mut world = World::new();
+        let [a] = world.joined();
+        let b = world.join("xenbr0", PortConfig { mtu: 9000, ..config(Some(guest_mac(1))) });
+        world.far(b).budget = 0;
+        let lens = if reason == DropReason::TooLongToCopy { [300, 1985] } else { [300, 301] };
+        let first = world.next_grant;
+        let bytes = lens.map(|len| {
+            let bytes = frame(guest_mac(1), guest_mac(0), len);
+            let packet = world.lent(0, &bytes, 64, 2000);
+            world.forward(a, packet);
+            bytes
+        });
+        world.flush();
+        let mut taken = Vec::new();
+        match reason {
+            DropReason::CopyFailed => world.guests.revoke(DomainId(0), GrantRef(first + 1)),
+            // One buffer is left for two packets, or two buffers of which the second
+            // would be more than is left.
+            DropReason::Exhausted | DropReason::QueueFull => {
+                let left = if reason == DropReason::Exhausted { 1 } else { 2 };
+                taken.extend((left..200).filter_map(|_| world.pools.buffers.take(Size::Large)));
+            }
+            _ => {}
+        }
+        if reason == DropReason::QueueFull {
+            // Something large waits already, twice.
+            for _ in 0..2 {
+                world.pools.buffers.give(taken.pop().unwrap());
+                world.send(a, &frame(guest_mac(1), guest_mac(0), 1000));
+            }
+        }
+        world.wait(100);
+        assert_eq!(world.counters(b)[reason], 1, "{reason:?}");
+        assert_eq!(world.counters(b).drops().count(), 1, "{reason:?}");
+        let lost = if reason == DropReason::CopyFailed { -1 } else { 0 };
+        let mut answers = world.responses(0);
+        answers.sort();
+        assert_eq!(answers, [lost, 0], "{reason:?}");
+        world.far(b).budget = usize::MAX;
+        world.flush();
+        assert_eq!(world.got(b)[0], bytes[0], "{reason:?}");
+        taken.into_iter().for_each(|buffer| world.pools.buffers.give(buffer));
+        world.end();
+    }
+}
+
+/// Buffers are shared like packets: what comes for ports that do not get on leaves a
+/// share of them for the others, and for a device to receive into.
+#[test]
+fn o9_ports_that_do_not_get_on_leave_buffers_for_the_others() {
+    for (size, len, cells) in [(Size::Small, 60, 32), (Size::Large, 1000, 40)] {
+        for lent in [false, true] {
+            let mut world = World::with_pools(pools(PACKETS, 2, 20, 64));
+            let [from, stalled @ .., to] = world.joined::<5>();
+            for port in stalled {
+                world.far(port).budget = 0;
+            }
+            for n in 0..300 {
+                for destination in [1, 2, 3, 4] {
+                    let bytes = frame(guest_mac(destination), guest_mac(0), len);
+                    let packet = match lent && size == Size::Large {
+                        true => world.lent(0, &bytes, 64, 1000),
+                        false => world.private(&bytes),
+                    };
+                    world.forward(from, packet);
+                    world.flush();
+                    world.responses(0);
+                }
+                let free = world.pools.buffers.free(size);
+                assert!(free >= cells / 4 - 1, "{free} {size:?} left at {n}");
+                world.wait(1);
+            }
+            assert_eq!(world.got(to).len(), 300, "the port that gets on misses nothing");
+            for port in stalled {
+                assert!(world.counters(port)[DropReason::QueueFull] > 0);
+                world.switches.leave(port, &mut world.pools);
+            }
+        }
+    }
+}
+
+#[test]
+fn without_a_carrier_nothing_waits_and_nothing_comes() {
+    let mut world = World::new();
+    let [a, b, c] = world.joined();
+    world.far(b).budget = 0;
+    let lent = |world: &mut World, destination| {
+        let packet = world.lent(0, &frame(destination, guest_mac(0), 500), 64, 436);
+        world.forward(a, packet);
+        world.flush();
+    };
+    lent(&mut world, guest_mac(1));
+    lent(&mut world, BROADCAST);
+    world.switches.set_carrier(b, false, &mut world.pools);
+    assert_eq!(world.counters(b)[DropReason::NoCarrier], 2);
+    assert_eq!(world.responses(0), [0, 0], "what waited borrows nothing any more");
+    world.far(b).budget = usize::MAX;
+    lent(&mut world, guest_mac(1));
     assert_eq!(world.responses(0), [0]);
-    assert_eq!(world.switches.next_deadline(), Some(Instant(160 * MILLISECOND)));
-    world.wait(70);
-    assert_eq!(world.pools.idle(), PACKETS);
-    assert_eq!(world.switches.next_deadline(), None);
-    assert_eq!(world.counters(b)[DropReason::Expired], 2);
-    assert_eq!(world.counters(c)[DropReason::Expired], 1);
+    lent(&mut world, BROADCAST);
+    assert_eq!(world.counters(b)[DropReason::NoCarrier], 4);
+    assert_eq!((world.got(b).len(), world.got(c).len()), (0, 2));
+    // It may send all the same.
+    world.send(b, &frame(guest_mac(0), guest_mac(1), 60));
+    assert_eq!(world.got(a).len(), 1);
+    world.switches.set_carrier(b, true, &mut world.pools);
+    lent(&mut world, guest_mac(1));
+    assert_eq!(world.got(b).len(), 1);
+    // A port that is gone has none, and its successor has its own.
+    world.switches.leave(b, &mut world.pools).unwrap();
+    let d = world.join("xenbr0", config(Some(guest_mac(1))));
+    world.switches.set_carrier(b, false, &mut world.pools);
+    lent(&mut world, guest_mac(1));
+    assert_eq!(world.got(d).len(), 1);
     world.end();
 }
 
@@ -882,6 +1090,8 @@ fn a_waiting_packet_survives_its_source() {
     world.wait(100);
     assert_eq!(world.pools.tracker.counters().holds, 0);
     assert_eq!(world.pools.tracker.counters().abandoned, 1);
+    assert_eq!(world.guests.batches(), 0, "what it granted may be others' pages now");
+    assert_eq!(world.counters(b)[DropReason::Expired], 1);
     world.end();
 }
 
@@ -901,9 +1111,9 @@ fn switches_are_worlds_apart_and_bounded() {
     world.send(a, &frame(guest_mac(1), guest_mac(0), 60));
     world.wait(10);
     world.send(b, &frame(guest_mac(1), guest_mac(0), 60));
-    assert_eq!(world.switches.next_deadline(), Some(Instant(100 * MILLISECOND)));
-    world.wait(90);
-    assert_eq!(world.switches.next_deadline(), Some(Instant(110 * MILLISECOND)));
+    assert_eq!(world.switches.next_deadline(), Some(Instant(10_000 * MILLISECOND)));
+    world.wait(9990);
+    assert_eq!(world.switches.next_deadline(), Some(Instant(10_010 * MILLISECOND)));
     world.switches.leave(c, &mut world.pools).unwrap();
     world.switches.leave(d, &mut world.pools).unwrap();
     let third = "third".parse().unwrap();
@@ -958,6 +1168,10 @@ enum Event {
     Wait(u64),
     /// Looks at so many packets of the slow path.
     Look(usize),
+    Carrier {
+        port: usize,
+        up: bool,
+    },
     Rejoin(usize),
 }
 
@@ -972,13 +1186,16 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Revoke),
         2 => (0u64..60).prop_map(Event::Wait),
         1 => (0usize..9).prop_map(Event::Look),
+        1 => (0usize..4, any::<bool>()).prop_map(|(port, up)| Event::Carrier { port, up }),
         1 => (0usize..4).prop_map(Event::Rejoin),
     ]
 }
 
 /// How each of the four ports is, by index.
 fn set_up(world: &mut World, guest: usize) -> PortId {
-    let port = world.join("xenbr0", config(Some(guest_mac(guest as u8))));
+    let mut config = config(Some(guest_mac(guest as u8)));
+    config.queue.wait = Duration::from_millis([10_000, 300, 100, 30][guest]);
+    let port = world.join("xenbr0", config);
     let far = world.far(port);
     (far.holding, far.partial) = match guest {
         0 => (LENDING, PartialChecksums::ALL),
@@ -1003,6 +1220,8 @@ proptest! {
             counters.sent.packets + counters.drops().map(|(_, count)| count).sum::<u64>()
         };
         let (mut number, mut punted) = (0u32, 0);
+        // By guest, how many pages it lent when.
+        let mut lent: [Vec<(Instant, u16)>; 4] = Default::default();
         for event in events {
             match event {
                 Event::Send { from, to, source, pages, partial } => {
@@ -1029,6 +1248,7 @@ proptest! {
                     if partial {
                         packet.meta.checksum = Checksum::Partial;
                     }
+                    lent[from].push((world.now, packet.fragments.len() as u16));
                     world.forward(ports[from], packet);
                     expected += if to == 4 && !forged { 3 } else { 1 };
                 }
@@ -1042,7 +1262,22 @@ proptest! {
                     let reference = GrantRef(world.next_grant - 1);
                     (0..4).for_each(|domain| world.guests.revoke(DomainId(domain), reference));
                 }
-                Event::Wait(milliseconds) => world.wait(milliseconds),
+                Event::Wait(milliseconds) => {
+                    // Every pass ends with one.
+                    world.flush();
+                    world.wait(milliseconds);
+                    for (guest, lent) in lent.iter_mut().enumerate() {
+                        world.responses(guest);
+                        let now = world.now;
+                        lent.retain(|(at, _)| now.since(*at) < MAX_WAIT);
+                        let out = world.pools.tracker.outstanding(world.shards[guest]);
+                        let most = lent.iter().map(|(_, pages)| pages).sum();
+                        prop_assert!(out <= most, "{} pages for too long (O-8)", out - most);
+                    }
+                }
+                Event::Carrier { port, up } => {
+                    world.switches.set_carrier(ports[port], up, &mut world.pools);
+                }
                 Event::Look(packets) => world.look(packets),
                 Event::Rejoin(guest) => {
                     world.check_sent(ports[guest], guest)?;
