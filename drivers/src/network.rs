@@ -21,8 +21,8 @@ use kernel::switch::{
 use xen::event::EventPort;
 use xen::{Hypervisor, Instant};
 
-use crate::netback::data::{AttachError, Vif, VifCounters, Violation, is_short};
-use crate::netback::{ConnectRequest, Progress, Urgency, VifConfig, VifHost, VifId};
+use crate::netback::data::{AttachError, Vif, VifCounters, Violation, is_short, patience};
+use crate::netback::{Carrier, ConnectRequest, Progress, Urgency, VifConfig, VifHost, VifId};
 use crate::nic::{Cause, Link, Nic, Status};
 use slow_path::{Notices, SlowPath};
 
@@ -30,7 +30,8 @@ use slow_path::{Notices, SlowPath};
 const MTU: u16 = 1500;
 /// What may wait for a guest that is short of receive slots: twice as many packets
 /// as its ring takes at once, and as many bytes as half its ring holds.
-const GUEST_QUEUE: QueueLimits = QueueLimits { packets: 512, bytes: 512 << 10, wait: MAX_WAIT };
+const GUEST_PACKETS: usize = 512;
+const GUEST_BYTES: usize = 512 << 10;
 /// What may wait for the NIC.
 const UPLINK_QUEUE: QueueLimits = QueueLimits { packets: 512, bytes: 1 << 20, wait: MAX_WAIT };
 /// Addresses learnt behind a guest's port beside its own: a guest may be a bridge
@@ -53,9 +54,12 @@ pub struct Network<H: Hypervisor, N: Nic> {
     shards: BTreeMap<ShardId, usize>,
     /// Places of vifs that may have requests, each at most once.
     ready: VecDeque<usize>,
-    faults: VecDeque<(VifId, Violation)>,
-    /// Something happened that the control plane waits for: a fault, or the last page
-    /// of a vif that is being taken apart came home.
+    /// No vif wants its receive ring looked at before this.
+    look_at: Option<Instant>,
+    /// The control plane may not have been told of some vif's carrier.
+    untold: bool,
+    /// Something happened that the control plane waits for: a carrier changed, or the
+    /// last page of a vif that is being taken apart came home.
     news: bool,
     batch: Batch,
     slow_path: SlowPath,
@@ -77,9 +81,11 @@ struct Attached<H: Hypervisor> {
     port: Option<PortId>,
     /// Whether it stands in the list of those that may have requests.
     ready: bool,
-    /// Whether its fault has been told.
-    told: bool,
-    /// What else has.
+    /// Its carrier, as the switch knows it.
+    carrier: Carrier<Violation>,
+    /// Whether the control plane does not know it yet.
+    untold: bool,
+    /// What of its packets has been told.
     notices: Notices,
 }
 
@@ -163,7 +169,8 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             events: BTreeMap::new(),
             shards: BTreeMap::new(),
             ready: VecDeque::new(),
-            faults: VecDeque::new(),
+            look_at: None,
+            untold: false,
             news: false,
             batch: Batch::new(),
             slow_path: SlowPath::default(),
@@ -229,6 +236,12 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         self.endpoints.vifs.iter().flatten().map(|attached| (attached.id, attached.vif.counters()))
     }
 
+    /// Whether packets reach a vif's guest; `None` where it is not served.
+    pub fn carrier(&self, vif: VifId) -> Option<Carrier<Violation>> {
+        let attached = self.endpoints.vifs.get(*self.names.get(&vif)?)?.as_ref()?;
+        Some(attached.carrier)
+    }
+
     /// Takes note of an event. Those of ports that are not ours are ignored.
     pub fn event(&mut self, port: EventPort) {
         if let Some(&place) = self.events.get(&port) {
@@ -257,7 +270,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
     /// once, here or by the control plane.
     pub fn poll(&mut self, now: Instant) -> bool {
         self.watch_uplink(now);
-        self.poll_vifs(now);
+        self.look_at_vifs(now);
         for _ in 0..self.ready.len() {
             let Some(place) = self.ready.pop_front() else { break };
             if self.receive(place, now) {
@@ -265,7 +278,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             }
         }
         let wire = self.receive_from_wire(now);
-        self.expire(now);
+        self.switches.expire(&self.hypervisor, &mut self.pools, now);
         self.flush(now);
         let punted = self.poll_slow_path(now);
         // What comes back comes with an interrupt, or when its wait is over.
@@ -275,12 +288,8 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
 
     /// When [`poll`](Self::poll) has to be called next, whatever happens.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let waiting = self.switches.next_deadline();
-        let polled = waiting.and_then(|_| {
-            self.endpoints.vifs.iter().flatten().filter_map(|attached| attached.vif.poll_at()).min()
-        });
         let nic = self.nic().and_then(Nic::deadline);
-        waiting.into_iter().chain(polled).chain(nic).min()
+        [self.switches.next_deadline(), self.look_at, nic].into_iter().flatten().min()
     }
 
     /// Starts to take the NIC down, so that the device touches no memory of ours once
@@ -326,35 +335,33 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         }
     }
 
-    /// Looks at frontends that do not say when they have receive slots (P-22).
-    fn poll_vifs(&mut self, now: Instant) {
-        if self.switches.next_deadline().is_none() {
+    /// Looks at the receive rings of which no event may tell: of frontends that raise
+    /// none (P-22), and of those that may have stalled.
+    fn look_at_vifs(&mut self, now: Instant) {
+        if self.look_at.is_none_or(|at| now < at) {
             return;
         }
-        for attached in self.endpoints.vifs.iter_mut().flatten() {
-            if attached.vif.is_due(now)
-                && let Some(port) = attached.port
+        for place in 0..self.endpoints.vifs.len() {
+            if let Some(attached) = &mut self.endpoints.vifs[place]
+                && attached.vif.look(now)
             {
-                self.switches.wake(port);
+                if let Some(port) = attached.port {
+                    self.switches.wake(port);
+                }
+                self.tell(place);
             }
         }
-    }
-
-    /// Drops what waited for too long. What waited behind it may need fewer slots
-    /// than it did.
-    fn expire(&mut self, now: Instant) {
-        let due = self.switches.next_deadline().is_some_and(|deadline| deadline <= now);
-        self.switches.expire(&self.hypervisor, &mut self.pools, now);
-        if due {
-            let vifs = self.endpoints.vifs.iter().flatten();
-            vifs.filter_map(|attached| attached.port).for_each(|port| self.switches.wake(port));
-        }
+        let vifs = self.endpoints.vifs.iter().flatten();
+        self.look_at = vifs.filter_map(|attached| attached.vif.look_at()).min();
     }
 
     /// Moves one batch from a guest. Says whether there may be more.
     fn receive(&mut self, place: usize, now: Instant) -> bool {
         let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) else { return false };
         let Some(port) = attached.port else { return false };
+        if attached.carrier == Carrier::Stalled {
+            attached.vif.look(now);
+        }
         let more = attached.vif.receive(&mut self.pools, &mut self.batch, now);
         attached.ready = more;
         self.switches.forward(port, &mut self.batch, &mut self.pools, now);
@@ -402,15 +409,22 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         }
     }
 
-    /// Reports a vif whose frontend broke the protocol, once.
+    /// Tells the switch and the control plane where a vif's carrier changed, and notes
+    /// when its ring wants to be looked at.
     fn tell(&mut self, place: usize) {
-        if let Some(Some(attached)) = self.endpoints.vifs.get_mut(place)
-            && let Some(violation) = attached.vif.violation()
-            && !core::mem::replace(&mut attached.told, true)
-        {
-            self.faults.push_back((attached.id, violation));
-            self.news = true;
+        let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) else { return };
+        let look_at = self.look_at.into_iter().chain(attached.vif.look_at());
+        self.look_at = look_at.min();
+        let carrier = attached.vif.carrier();
+        if core::mem::replace(&mut attached.carrier, carrier) == carrier {
+            return;
         }
+        if let Some(port) = attached.port {
+            self.switches.set_carrier(port, carrier == Carrier::Up, &mut self.pools);
+        }
+        attached.untold = true;
+        self.untold = true;
+        self.news = true;
     }
 
     fn complete(&mut self, place: usize) {
@@ -419,6 +433,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             let lent = || self.pools.tracker.outstanding(attached.vif.shard());
             self.news |= attached.port.is_none() && lent() == 0;
         }
+        self.tell(place);
     }
 }
 
@@ -442,7 +457,11 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             addresses: GUEST_ADDRESSES,
             uplink: false,
             mtu: config.mtu.unwrap_or(MTU),
-            queue: GUEST_QUEUE,
+            queue: QueueLimits {
+                packets: GUEST_PACKETS,
+                bytes: GUEST_BYTES,
+                wait: patience(frontend),
+            },
         };
         let port = self.switches.join(&bridge, port).map_err(Refusal::Join)?;
         let vif = match Vif::attach(self.hypervisor.clone(), id.frontend, frontend, &mut self.pools)
@@ -456,10 +475,11 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
         let (event, shard) = (vif.event(), vif.shard());
         let attached = Attached {
             id: *id,
+            carrier: vif.carrier(),
+            untold: false,
             vif,
             port: Some(port),
             ready: false,
-            told: false,
             notices: Notices::default(),
         };
         let vifs = &mut self.endpoints.vifs;
@@ -502,13 +522,21 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             self.names.remove(&id);
             self.events.remove(&vif.event());
             self.shards.remove(&vif.shard());
-            self.faults.retain(|(fault, _)| *fault != id);
             vif.detach(&mut self.pools);
         }
         Progress::Finished
     }
 
-    fn next_fault(&mut self) -> Option<(VifId, Violation)> {
-        self.faults.pop_front()
+    fn next_carrier(&mut self) -> Option<(VifId, Carrier<Violation>)> {
+        if !self.untold {
+            return None;
+        }
+        let mut vifs = self.endpoints.vifs.iter_mut().flatten();
+        let untold = vifs.find(|attached| attached.untold);
+        self.untold = untold.is_some();
+        untold.map(|attached| {
+            attached.untold = false;
+            (attached.id, attached.carrier)
+        })
     }
 }

@@ -5,6 +5,7 @@ use core::fmt::{self, Display};
 use kernel::memory::Size;
 use xen::Hypervisor;
 
+use crate::netback::Carrier;
 use crate::network::Network;
 use crate::nic::{Nic, Statistics};
 
@@ -43,7 +44,11 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
             let (tx, rx) = (counters.tx, counters.rx);
             write!(f, "{vif}: tx {} packets, refused {}", tx.packets, tx.refused)?;
             write!(f, ", unreadable {}; rx {} packets", tx.unreadable, rx.packets)?;
-            writeln!(f, ", too long {}, failed {}", rx.too_long, rx.failed)?;
+            write!(f, ", too long {}, failed {}", rx.too_long, rx.failed)?;
+            match network.carrier(vif) {
+                None | Some(Carrier::Up) => writeln!(f)?,
+                Some(carrier) => writeln!(f, "; carrier {carrier}")?,
+            }
         }
         if let Some(nic) = network.nic() {
             write_nic(f, &nic.statistics())?;

@@ -49,8 +49,8 @@ impl Control {
 
     /// Does what is to be done now. To be called when xenstored's port fired, when
     /// the deadline has come, and when the host may have gone on with a
-    /// disconnection or met a fault; when there is nothing to do, it costs next to
-    /// nothing. `notify` raises the event at xenstored's end.
+    /// disconnection or seen a carrier change; when there is nothing to do, it costs
+    /// next to nothing. `notify` raises the event at xenstored's end.
     pub fn poll(
         &mut self,
         host: &mut impl VifHost,
@@ -105,7 +105,7 @@ mod tests {
     use xen::fake_store::{Netfront, Toolstack, VifPaths, Xenstored};
 
     use super::*;
-    use crate::netback::{ConnectRequest, Progress, Urgency, VifConfig, VifId};
+    use crate::netback::{Carrier, ConnectRequest, Progress, Urgency, VifConfig, VifId};
 
     const US: DomainId = DomainId(5);
     const GUEST: DomainId = DomainId(10);
@@ -128,7 +128,7 @@ mod tests {
             Progress::Finished
         }
 
-        fn next_fault(&mut self) -> Option<(VifId, &'static str)> {
+        fn next_carrier(&mut self) -> Option<(VifId, Carrier<&'static str>)> {
             None
         }
     }

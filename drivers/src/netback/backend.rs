@@ -124,16 +124,16 @@ impl Backend {
 
     /// Does what is to be done now. To be called after events, when the returned
     /// moment has come, and whenever the host may have gone on with a disconnection
-    /// or met a fault; when there is nothing to do, it costs next to nothing.
+    /// or seen a carrier change; when there is nothing to do, it costs next to nothing.
     pub fn poll(
         &mut self,
         store: &mut Store,
         host: &mut impl VifHost,
         now: Instant,
     ) -> Option<Instant> {
-        while let Some((id, fault)) = host.next_fault() {
+        while let Some((id, carrier)) = host.next_carrier() {
             if let Some(vif) = self.vifs.iter_mut().find(|vif| vif.id() == id) {
-                vif.fault(&fault, now);
+                vif.set_carrier(&carrier, now);
                 self.awake = true;
             }
         }

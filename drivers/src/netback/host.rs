@@ -34,9 +34,32 @@ pub trait VifHost {
     /// in this call, whatever it takes: the toolstack's patience is at its end.
     fn disconnect(&mut self, vif: VifId, urgency: Urgency, now: Instant) -> Progress;
 
-    /// The next vif whose frontend broke the protocol since the last call (P-16). It
-    /// is no longer served but still connected.
-    fn next_fault(&mut self) -> Option<(VifId, Self::Fault)>;
+    /// The next vif whose carrier changed since the last call, and how it is now:
+    /// what it was in between is not told.
+    fn next_carrier(&mut self) -> Option<(VifId, Carrier<Self::Fault>)>;
+}
+
+/// Whether packets reach the guest behind a connected vif.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Carrier<Fault> {
+    /// They do, as soon as the vif is connected.
+    Up,
+    /// The guest has left its ring short of receive slots for too long. It still
+    /// sends, and the carrier is up again once it refills the ring.
+    Stalled,
+    /// The frontend broke the protocol (P-16): it is not served any more until it
+    /// connects anew.
+    Broken(Fault),
+}
+
+impl<Fault: fmt::Display> fmt::Display for Carrier<Fault> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Up => f.write_str("up"),
+            Self::Stalled => f.write_str("off, the guest takes no packets"),
+            Self::Broken(fault) => write!(f, "off, the frontend broke the protocol: {fault}"),
+        }
+    }
 }
 
 /// How long a disconnection may take.

@@ -12,7 +12,7 @@ use core::fmt;
 use xen::DomainId;
 
 pub use backend::{Backend, MAX_VIFS};
-pub use host::{Progress, Urgency, VifHost};
+pub use host::{Carrier, Progress, Urgency, VifHost};
 pub use keys::{BridgeName, ConnectRequest, Frontend, KeyError, Problem, Rate, VifConfig};
 
 /// Which vif: a guest, and its number among the guest's.

@@ -24,12 +24,13 @@ use alloc::vec::Vec;
 use core::fmt::Display;
 use core::time::Duration;
 
+use log::Level;
 use xen::Instant;
 use xen::store::{Busy, Error, Reply, RequestId, Store};
 
 use super::keys;
 use super::state::Ours;
-use super::{Progress, Urgency, VifConfig, VifHost, VifId};
+use super::{Carrier, Progress, Urgency, VifConfig, VifHost, VifId};
 use crate::log_budget::LogBudget;
 
 /// How long our directory stays after 6 and `online=0`, so that the toolstack reads
@@ -109,8 +110,9 @@ pub(super) struct Vif {
     seen: Vec<u8>,
     /// An error to be written with the next state.
     error: Option<String>,
-    /// A fault of the frontend's, to be written.
-    fault: Option<String>,
+    /// The carrier, as the host last said; to be written where that was not yet.
+    carrier: Carrier<String>,
+    carrier_changed: bool,
     has_error_node: bool,
     removable_since: Option<Instant>,
     log: LogBudget,
@@ -133,7 +135,8 @@ impl Vif {
             refused: false,
             seen: Vec::new(),
             error: None,
-            fault: None,
+            carrier: Carrier::Up,
+            carrier_changed: false,
             has_error_node: false,
             removable_since: None,
             log: LogBudget::default(),
@@ -170,11 +173,19 @@ impl Vif {
         self.marked = true;
     }
 
-    /// Its frontend broke the protocol (P-16).
-    pub(super) fn fault(&mut self, fault: &impl Display, now: Instant) {
-        let text = shortened(fault.to_string());
-        self.complain(now, format_args!("the frontend broke the protocol: {text}"));
-        self.fault = Some(text);
+    /// Its carrier changed. However often it does meanwhile, the last of it is written
+    /// once (S-8).
+    pub(super) fn set_carrier(&mut self, carrier: &Carrier<impl Display>, now: Instant) {
+        self.carrier = match carrier {
+            Carrier::Up => Carrier::Up,
+            Carrier::Stalled => Carrier::Stalled,
+            Carrier::Broken(fault) => Carrier::Broken(shortened(fault.to_string())),
+        };
+        self.carrier_changed = true;
+        if self.log.take(now) {
+            let level = if self.carrier == Carrier::Up { Level::Info } else { Level::Warn };
+            log::log!(level, "{}: carrier {}", self.id, self.carrier);
+        }
     }
 
     /// It is closed, and nothing about it is under way.
@@ -192,7 +203,7 @@ impl Vif {
         match self.task {
             _ if self.pending.is_some() => None,
             Task::Disconnect { since, .. } => Some(since + DISCONNECT_PATIENCE),
-            Task::Rest if !self.marked && self.fault.is_none() => None,
+            Task::Rest if !self.marked && !self.carrier_changed => None,
             _ => Some(self.not_before),
         }
     }
@@ -206,7 +217,7 @@ impl Vif {
     ) -> bool {
         while self.pending.is_none() && context.now >= self.not_before {
             match self.task {
-                Task::Rest if self.fault.is_some() => self.task = Task::Report,
+                Task::Rest if self.carrier_changed => self.task = Task::Report,
                 Task::Rest if !self.marked => break,
                 Task::Rest if self.frontend_dir.is_some() && !self.watched => {
                     self.task = Task::Watch;
@@ -292,15 +303,9 @@ impl Vif {
             }
             (Task::Publish(_) | Task::Remove, Err(error)) => self.retry(error, now),
 
-            (Task::Report, Ok(_)) => {
-                self.fault = None;
-                self.task = Task::Rest;
-            }
+            (Task::Report, Ok(_)) => self.task = Task::Rest,
             // It is closing already, or closed.
-            (Task::Report, Err(Error::Guard)) => {
-                self.fault = None;
-                self.task = Task::Look;
-            }
+            (Task::Report, Err(Error::Guard)) => self.task = Task::Look,
             (Task::Report, Err(error)) => self.not_before = now + self.delay(&error, now),
 
             (Task::Remove, Ok(_)) => {

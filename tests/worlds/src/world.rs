@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use drivers::control::Control;
+use drivers::netback::data::STALL_TIMEOUT;
 use drivers::network::Network;
 use drivers::nic::Cause;
 use drivers::turn::{Next, turn};
@@ -482,7 +483,7 @@ impl World {
     pub fn end(mut self) {
         self.ended = true;
         self.xen.clear_faults();
-        self.pass(Duration::from_secs(1));
+        self.pass(STALL_TIMEOUT + Duration::from_secs(1));
         self.check_at_rest();
         for front in self.fronts.iter().filter(|front| !front.gone && !front.hands_off) {
             assert_eq!(front.unanswered(), 0, "{:?} waits for responses", front.vif());

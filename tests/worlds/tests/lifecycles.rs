@@ -354,7 +354,7 @@ fn faults_go_with_their_vif() {
     let id = VifId { frontend: world[a].vif().frontend, handle: world[a].vif().devid };
     let now = world.now();
     assert_eq!(world.network.disconnect(id, Urgency::Forced, now), Progress::Finished);
-    assert_eq!(world.network.next_fault(), None);
+    assert_eq!(world.network.next_carrier(), None);
     world.settle();
     assert_eq!(world.error(a), None);
     world.end();

@@ -14,7 +14,7 @@ use xen::grant::GrantRef;
 
 use super::*;
 use crate::netback::vif::{DISCONNECT_PATIENCE, LINGER};
-use crate::netback::{ConnectRequest, Progress, Urgency, VifConfig};
+use crate::netback::{Carrier, ConnectRequest, Progress, Urgency, VifConfig};
 
 const US: DomainId = DomainId(5);
 
@@ -29,7 +29,7 @@ struct Host {
     /// Disconnections wait for force.
     stuck: bool,
     forced: usize,
-    faults: VecDeque<(VifId, &'static str)>,
+    carriers: VecDeque<(VifId, Carrier<&'static str>)>,
 }
 
 impl VifHost for Host {
@@ -62,8 +62,8 @@ impl VifHost for Host {
         Progress::Finished
     }
 
-    fn next_fault(&mut self) -> Option<(VifId, &'static str)> {
-        self.faults.pop_front()
+    fn next_carrier(&mut self) -> Option<(VifId, Carrier<&'static str>)> {
+        self.carriers.pop_front()
     }
 }
 
@@ -233,6 +233,10 @@ impl World {
         front.set_state(xenstored, state);
         self.note_states();
         self.run();
+    }
+
+    fn set_carrier(&mut self, vif: VifPaths, carrier: Carrier<&'static str>) {
+        self.host.carriers.push_back((id(vif), carrier));
     }
 
     fn error(&mut self, vif: VifPaths) -> Option<String> {
@@ -611,8 +615,8 @@ fn long_errors() {
 fn faults() {
     let mut world = World::new();
     let vif = world.connected(vif(10, 0));
-    world.host.faults.push_back((id(vif), "tx producer ran away"));
-    world.host.faults.push_back((id(VifPaths { devid: 9, ..vif }), "nobody's"));
+    world.set_carrier(vif, Carrier::Broken("tx producer ran away"));
+    world.set_carrier(VifPaths { devid: 9, ..vif }, Carrier::Broken("nobody's"));
     world.run();
     assert_eq!(world.own(vif, "state").as_deref(), Some("4"));
     assert_eq!(world.own(vif, "carrier").as_deref(), Some("0"));
@@ -625,9 +629,100 @@ fn faults() {
     assert_eq!(world.error(vif), None);
     // A fault that comes too late to matter.
     world.set_front(vif, "6");
-    world.host.faults.push_back((id(vif), "too late"));
+    world.set_carrier(vif, Carrier::Broken("too late"));
     world.run();
     assert_eq!((world.error(vif), world.own(vif, "carrier").as_deref()), (None, Some("1")));
+}
+
+/// A guest that takes no packets loses its carrier and nothing else, and gets it back.
+#[test]
+fn stalls() {
+    let mut world = World::new();
+    let vif = world.connected(vif(10, 0));
+    for (carrier, key) in [(Carrier::Stalled, "0"), (Carrier::Up, "1"), (Carrier::Stalled, "0")] {
+        world.set_carrier(vif, carrier);
+        world.run();
+        assert_eq!(world.own(vif, "carrier").as_deref(), Some(key));
+        assert_eq!(world.own(vif, "state").as_deref(), Some("4"));
+        assert_eq!((world.error(vif), world.host.connected.len()), (None, 1));
+    }
+    // A new connection begins with a carrier, whatever was said of the old one last.
+    world.set_front(vif, "6");
+    assert_eq!(world.own(vif, "carrier").as_deref(), Some("0"));
+    world.set_front(vif, "1");
+    assert_eq!(world.own(vif, "state").as_deref(), Some("4"));
+    assert_eq!(world.own(vif, "carrier").as_deref(), Some("1"));
+    assert_eq!(world.detach(vif), (Ok(()), false));
+}
+
+/// What was not written of the old connection is not written of the new one.
+#[test]
+fn stalls_end_with_the_connection() {
+    let mut world = World::new();
+    let vif = world.connected(vif(10, 0));
+    world.host.stuck = true;
+    world.set_front(vif, "6");
+    world.set_carrier(vif, Carrier::Broken("said while it was taken apart"));
+    world.run();
+    world.host.stuck = false;
+    world.run();
+    world.set_front(vif, "1");
+    assert_eq!(world.own(vif, "state").as_deref(), Some("4"));
+    assert_eq!((world.error(vif), world.own(vif, "carrier").as_deref()), (None, Some("1")));
+}
+
+/// Nor is it where the connection was undone before it was published.
+#[test]
+fn stalls_end_with_a_connection_that_failed() {
+    let mut world = World::new();
+    let vif = vif(10, 0);
+    Toolstack::attach(&mut world.xenstored, &vif, &[]).unwrap();
+    world.run();
+    world.fronts.push(Netfront::new(vif));
+    world.fronts[0].poll(&mut world.xenstored);
+    while world.host.connected.is_empty() {
+        world.turn();
+        if world.host.connected.is_empty() {
+            world.xenstored.serve();
+        }
+    }
+    world.set_carrier(vif, Carrier::Broken("by the first connection"));
+    world.xenstored.inject(XS_WRITE, "hotplug-status", "EIO", 1);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.own(vif, "state").as_deref(), Some("4"));
+    assert_eq!(world.host.connects, 2);
+    assert_eq!((world.error(vif), world.own(vif, "carrier").as_deref()), (None, Some("1")));
+}
+
+/// S-8: however often a carrier changes, one write of it is under way, and the last
+/// one counts; also where xenstored refuses some.
+#[test]
+fn carriers_that_flap() {
+    for errno in [None, Some("EIO"), Some("EAGAIN"), Some("EQUOTA")] {
+        for last in [Carrier::Up, Carrier::Stalled] {
+            let mut world = World::new();
+            let vif = world.connected(vif(10, 0));
+            let written = |world: &World| world.xenstored.served[&XS_WRITE];
+            let before = written(&world);
+            if let Some(errno) = errno {
+                world.xenstored.inject(XS_WRITE, "carrier", errno, 1);
+            }
+            for turn in 0..1000 {
+                world.set_carrier(vif, Carrier::Stalled);
+                world.set_carrier(vif, Carrier::Up);
+                world.turn();
+                // Now and then xenstored has the time.
+                if turn % 100 == 0 {
+                    world.xenstored.serve();
+                }
+            }
+            world.set_carrier(vif, last);
+            world.pass(Duration::from_secs(2));
+            let key = if last == Carrier::Up { "1" } else { "0" };
+            assert_eq!(world.own(vif, "carrier").as_deref(), Some(key), "{errno:?}");
+            assert!(written(&world) - before <= 12, "{} writes", written(&world) - before);
+        }
+    }
 }
 
 /// Errors of several vifs: each goes with its vif, and nothing stays (L-9).
@@ -1130,7 +1225,13 @@ fn anything_goes() {
                 }
                 6 => world.host.stuck = random(2) == 0,
                 7 => world.host.refuse_connection = (random(3) == 0).then_some("chance"),
-                8 => world.host.faults.push_back((id(vif), "chance")),
+                8 => {
+                    let off = [Carrier::Stalled, Carrier::Broken("chance")];
+                    world.set_carrier(
+                        vif,
+                        [Carrier::Up, off[random(2) as usize]][random(2) as usize],
+                    );
+                }
                 9 => world.xenstored.conflicts = random(20) as usize,
                 10 => {
                     let errno = ["EAGAIN", "EQUOTA", "EIO"][random(3) as usize];

@@ -6,6 +6,6 @@ mod tx;
 mod vif;
 
 pub use chain::Violation;
-pub use rx::RxCounters;
+pub use rx::{RxCounters, STALL_TIMEOUT};
 pub use tx::{TxCounters, is_short};
-pub use vif::{AttachError, Vif, VifCounters};
+pub use vif::{AttachError, Vif, VifCounters, patience};

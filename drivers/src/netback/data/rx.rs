@@ -5,6 +5,7 @@
 //! bytes are: our memory, or the page of the guest that sent them.
 
 use alloc::boxed::Box;
+use core::time::Duration;
 
 use heapless::Vec;
 use kernel::Pools;
@@ -13,9 +14,13 @@ use kernel::switch::PortQueue;
 use xen::grant::{GrantCopy, GrantRef, GrantRegion};
 use xen::netif::{RxFlags, RxRequest, RxResponse, Status};
 use xen::ring::{BackRing, RX_RING_SIZE};
-use xen::{DomainId, Hypervisor, LocalRegion, PAGE_SIZE, SharedPage};
+use xen::{DomainId, Hypervisor, Instant, LocalRegion, PAGE_SIZE, SharedPage};
 
 use super::chain::Violation;
+
+/// How long the ring may be short of slots for the packet that is next, until the
+/// guest is taken to have stopped receiving: as long as with Linux.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The most slots a packet of 64 KiB takes.
 const MAX_SLOTS: usize = 17;
@@ -44,7 +49,17 @@ pub(super) struct RxQueue {
     domain: DomainId,
     /// Whether the frontend takes packets of more than one slot (feature-sg).
     scatter_gather: bool,
+    short: Option<Short>,
     counters: RxCounters,
+}
+
+/// What the ring was short of when a packet waited last.
+#[derive(Clone, Copy, Debug)]
+struct Short {
+    /// Since when no packet has gone out.
+    since: Instant,
+    /// How many slots the packet takes.
+    slots: u32,
 }
 
 /// A slot that is being filled.
@@ -72,7 +87,7 @@ impl RxQueue {
         scatter_gather: bool,
     ) -> Result<Self, Violation> {
         let ring = Ring::attach(page).map_err(Violation::Ring)?;
-        Ok(Self { ring, domain, scatter_gather, counters: RxCounters::default() })
+        Ok(Self { ring, domain, scatter_gather, short: None, counters: RxCounters::default() })
     }
 
     pub(super) fn counters(&self) -> RxCounters {
@@ -86,24 +101,42 @@ impl RxQueue {
         hypervisor: &H,
         queue: &mut PortQueue,
         pools: &mut Pools,
+        now: Instant,
     ) -> Result<bool, Violation> {
         while !queue.is_empty() {
             let mut pass = Pass::default();
             let result = self.fill(queue, pools, &mut pass);
             let sent = !pass.packets.is_empty();
             self.drain(hypervisor, pools, pass);
-            let starved = result?;
-            // Short of slots: look again once as many as the packet needs are said
-            // to be there, and only then wait for the event (P-5).
-            if let Some(needed) = starved {
-                if !self.ring.rearm(needed).map_err(Violation::Ring)? {
-                    break;
+            if sent {
+                self.short = None;
+            }
+            if let Some(slots) = result? {
+                let since = self.short.map_or(now, |short| short.since);
+                self.short = Some(Short { since, slots });
+                if !self.is_refilled()? {
+                    return Ok(self.ring.publish());
                 }
             } else if !sent {
                 break;
             }
         }
         Ok(self.ring.publish())
+    }
+
+    /// When the ring has been short of slots for [`STALL_TIMEOUT`], if it stays so.
+    pub(super) fn stalls_at(&self) -> Option<Instant> {
+        self.short.map(|short| short.since + STALL_TIMEOUT)
+    }
+
+    /// Whether the ring has what it was short of. Where it has not, the guest's
+    /// refilling it raises an event (P-5): once as many slots as the packet takes are
+    /// said to be there, and not before.
+    pub(super) fn is_refilled(&mut self) -> Result<bool, Violation> {
+        let Some(Short { slots, .. }) = self.short else { return Ok(true) };
+        let refilled = self.ring.rearm(slots).map_err(Violation::Ring)?;
+        self.short = self.short.filter(|_| !refilled);
+        Ok(refilled)
     }
 
     /// Takes packets and slots for one hypercall. Where the next packet finds too

@@ -11,12 +11,15 @@ use xen::event::EventPort;
 use xen::{DomainId, Errno, Hypervisor, Instant};
 
 use super::chain::Violation;
-use super::rx::{RxCounters, RxQueue};
+use super::rx::{RxCounters, RxQueue, STALL_TIMEOUT};
 use super::tx::{TxCounters, TxQueue};
-use crate::netback::Frontend;
+use crate::netback::{Carrier, Frontend};
 
-/// How often a frontend that does not ask for receive events is looked at (P-22).
+/// How often a frontend that does not say when it has receive slots is looked at
+/// (P-22).
 const POLL: Duration = Duration::from_millis(5);
+/// How long packets wait for such a frontend (P-22).
+const POLLED_WAIT: Duration = Duration::from_millis(30);
 
 /// Why a vif cannot be connected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +52,11 @@ pub struct VifCounters {
     pub rx: RxCounters,
 }
 
+/// How long packets that lie in our memory may wait for a frontend.
+pub fn patience(frontend: &Frontend) -> Duration {
+    if frontend.rx_notify { STALL_TIMEOUT } else { POLLED_WAIT }
+}
+
 /// A connected vif.
 pub struct Vif<H: Hypervisor> {
     hypervisor: H,
@@ -58,9 +66,9 @@ pub struct Vif<H: Hypervisor> {
     event: EventPort,
     rx_notify: bool,
     partial_checksums: PartialChecksums,
-    violation: Option<Violation>,
+    carrier: Carrier<Violation>,
     /// When to look at the receive ring again, without an event.
-    poll_at: Option<Instant>,
+    look_at: Option<Instant>,
 }
 
 impl<H: Hypervisor> Vif<H> {
@@ -95,8 +103,8 @@ impl<H: Hypervisor> Vif<H> {
                     v4: frontend.ipv4_checksum,
                     v6: frontend.ipv6_checksum,
                 },
-                violation: None,
-                poll_at: None,
+                carrier: Carrier::Up,
+                look_at: None,
             }),
             Err(error) => {
                 unmap(&hypervisor, &mut pools.window, [tx_page, rx_page]);
@@ -145,10 +153,9 @@ impl<H: Hypervisor> Vif<H> {
         self.tx.shard()
     }
 
-    /// How the frontend broke the protocol, where it did: it is not served any
-    /// more (P-16).
-    pub fn violation(&self) -> Option<Violation> {
-        self.violation
+    /// Whether packets reach the guest.
+    pub fn carrier(&self) -> Carrier<Violation> {
+        self.carrier
     }
 
     /// The counters.
@@ -156,20 +163,36 @@ impl<H: Hypervisor> Vif<H> {
         VifCounters { tx: self.tx.counters(), rx: self.rx.counters() }
     }
 
-    /// When the vif wants to be looked at, although no event says so.
-    pub fn poll_at(&self) -> Option<Instant> {
-        self.poll_at
+    /// When the receive ring wants to be looked at, although no event says so.
+    pub fn look_at(&self) -> Option<Instant> {
+        self.look_at
     }
 
-    /// Whether that moment has come, told once.
-    pub fn is_due(&mut self, now: Instant) -> bool {
-        self.poll_at.take_if(|at| *at <= now).is_some()
+    /// Looks at the receive ring, if that moment has come or the guest has stalled:
+    /// after an event it may have refilled the ring. Says whether packets that wait
+    /// are to be tried again. A guest that does not say when it has receive slots
+    /// never stalls (P-22).
+    pub fn look(&mut self, now: Instant) -> bool {
+        let due = self.look_at.take_if(|at| *at <= now).is_some();
+        let in_question = match self.carrier {
+            Carrier::Up => due && self.rx_notify,
+            Carrier::Stalled => true,
+            Carrier::Broken(_) => false,
+        };
+        if in_question {
+            match self.rx.is_refilled() {
+                Ok(true) => self.carrier = Carrier::Up,
+                Ok(false) => self.carrier = Carrier::Stalled,
+                Err(violation) => self.break_off(violation),
+            }
+        }
+        due
     }
 
     /// Takes what the guest sent, up to a full batch. Says whether there may be
     /// more; where there is not, the guest's next request raises an event.
     pub fn receive(&mut self, pools: &mut Pools, batch: &mut Batch, now: Instant) -> bool {
-        if self.violation.is_some() {
+        if self.is_broken() {
             return false;
         }
         let more = match self.tx.receive(&self.hypervisor, pools, batch, now) {
@@ -177,7 +200,10 @@ impl<H: Hypervisor> Vif<H> {
             Ok(false) => self.tx.rearm(),
             Err(violation) => Err(violation),
         };
-        more.unwrap_or_else(|violation| self.break_off(violation))
+        more.unwrap_or_else(|violation| {
+            self.break_off(violation);
+            false
+        })
     }
 
     /// Answers the requests whose pages nobody holds any more.
@@ -187,39 +213,41 @@ impl<H: Hypervisor> Vif<H> {
         }
         // After a violation responses are still written, but nobody is told.
         let notify = self.tx.complete(pools);
-        if notify && self.violation.is_none() {
+        if notify && !self.is_broken() {
             self.hypervisor.notify(self.event);
         }
     }
 
-    fn break_off(&mut self, violation: Violation) -> bool {
-        self.violation.get_or_insert(violation);
-        false
+    fn is_broken(&self) -> bool {
+        matches!(self.carrier, Carrier::Broken(_))
+    }
+
+    fn break_off(&mut self, violation: Violation) {
+        if !self.is_broken() {
+            self.carrier = Carrier::Broken(violation);
+        }
     }
 }
 
 impl<H: Hypervisor> Port for Vif<H> {
     fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, now: Instant) {
-        if self.violation.is_none() {
-            match self.rx.transmit(&self.hypervisor, queue, pools) {
-                Ok(true) => self.hypervisor.notify(self.event),
-                Ok(false) => {}
-                Err(violation) => {
-                    self.break_off(violation);
-                }
-            }
+        if self.carrier != Carrier::Up {
+            return;
         }
-        if self.violation.is_some() {
-            while let Some(packet) = queue.pop() {
-                pools.give(packet);
-            }
+        match self.rx.transmit(&self.hypervisor, queue, pools, now) {
+            Ok(true) => self.hypervisor.notify(self.event),
+            Ok(false) => {}
+            Err(violation) => self.break_off(violation),
         }
-        let poll = !self.rx_notify && !queue.is_empty();
-        self.poll_at = poll.then(|| now + POLL);
+        self.look_at = if self.rx_notify {
+            self.rx.stalls_at()
+        } else {
+            (!queue.is_empty()).then(|| now + POLL)
+        };
     }
 
-    /// Copies are made before `transmit` returns; a packet waits in the queue no
-    /// longer than the queue's own deadline.
+    /// Copies into the guest's pages are made before `transmit` returns; what waits in
+    /// the queue for longer is copied or dropped by the switch.
     fn holding(&self) -> Holding {
         Holding::Granted(MAX_WAIT)
     }

@@ -6,6 +6,7 @@ use alloc::string::{String, ToString};
 use xen::store::{Busy, RequestId, Store, Transaction};
 
 use super::{Context, Task, Vif, dir, token};
+use crate::netback::Carrier;
 use crate::netback::keys::{CONFIG_KEYS, FEATURES, FRONTEND_KEYS};
 use crate::netback::state::Ours;
 
@@ -42,7 +43,11 @@ impl Vif {
                 store.read_many(keys.collect())?
             }
             Task::Publish(to) => store.transaction(self.publication(to))?,
-            Task::Report => store.transaction(self.report())?,
+            Task::Report => {
+                let id = store.transaction(self.report())?;
+                self.carrier_changed = false;
+                id
+            }
             Task::Remove => store.transaction(
                 Transaction::new()
                     .expect(&in_dir(&"state"), b"6")
@@ -103,15 +108,20 @@ impl Vif {
         transaction
     }
 
-    /// What a frontend's fault is reported with: the vif stays as it is, without
-    /// carrier, until the frontend closes it.
+    /// What tells the guest of its carrier, and the toolstack why there is none: the
+    /// vif stays as it is.
     fn report(&mut self) -> Transaction {
-        self.has_error_node = true;
-        let fault = self.fault.as_deref().unwrap_or_default();
-        Transaction::new()
+        let carrier = if self.carrier == Carrier::Up { b"1" } else { b"0" };
+        let transaction = Transaction::new()
             .expect(&format!("{}/state", self.dir()), b"4")
-            .write(&format!("{}/error", self.error_dir()), fault.as_bytes())
-            .write(&format!("{}/carrier", self.dir()), b"0")
+            .write(&format!("{}/carrier", self.dir()), carrier);
+        match &self.carrier {
+            Carrier::Up | Carrier::Stalled => transaction,
+            Carrier::Broken(fault) => {
+                self.has_error_node = true;
+                transaction.write(&format!("{}/error", self.error_dir()), fault.as_bytes())
+            }
+        }
     }
 
     fn dir(&self) -> String {

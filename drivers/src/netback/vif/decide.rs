@@ -10,7 +10,7 @@ use xen::store::Error;
 use super::{After, Context, LINGER, REFUSAL_DELAY, Task, Vif, shortened};
 use crate::netback::keys::Keys;
 use crate::netback::state::{self, Action, Ours, Theirs};
-use crate::netback::{ConnectRequest, Frontend, VifConfig, VifHost};
+use crate::netback::{Carrier, ConnectRequest, Frontend, VifConfig, VifHost};
 
 impl Vif {
     /// Reads what the toolstack configured.
@@ -139,6 +139,7 @@ impl Vif {
 
     pub(super) fn disconnected(&mut self, then: After, now: Instant) {
         self.connected = false;
+        (self.carrier, self.carrier_changed) = (Carrier::Up, false);
         match then {
             After::Close => self.task = Task::Publish(Ours::Closing),
             After::Retry(delay) => {
