@@ -131,7 +131,7 @@ pub fn t1_one_page_is_held_by_everybody() {
     }
 }
 
-/// Packets for ourselves wait until somebody has time for them; their pages do not.
+/// T-3: packets for ourselves wait until somebody has time for them; their pages do not.
 pub fn t3_what_waits_on_the_slow_path_keeps_no_page() {
     let mut world = World::new();
     let a = world.attach(0);
@@ -200,8 +200,8 @@ pub fn t6_a_source_dies_while_the_nic_reads_its_pages() {
     world.end();
 }
 
-/// A packet whose checksum has to be made for the wire: the wire has it right, and the
-/// guest's page is as it was.
+/// T-8: a packet whose checksum has to be made for the wire: the wire has it right, and
+/// the guest's page is as it was.
 pub fn t8_what_is_lent_is_never_written() {
     let mut world = World::mapping();
     let a = world.attach(0);
@@ -330,7 +330,7 @@ pub fn t12_a_page_that_cannot_be_unmapped() {
     world.end();
 }
 
-/// Xen has no handle left: packets are copied until there are some again.
+/// T-13: Xen has no handle left: packets are copied until there are some again.
 pub fn t13_no_handle_is_left() {
     let mut world = slow_wire();
     let [a, _] = world.connected();
