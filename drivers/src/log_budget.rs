@@ -10,7 +10,7 @@ const LOG_BURST: u32 = 8;
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What may still be written to the log of one matter.
-#[derive(Default)]
+#[derive(Default, Debug)]
 pub(crate) struct LogBudget {
     spent: u32,
     since: Instant,

@@ -41,6 +41,7 @@ const GUEST_ADDRESSES: u16 = 64;
 const UPLINK_ADDRESSES: u16 = 1024;
 
 /// Vifs, the NIC, the switches, and all that packets are made of.
+#[derive(Debug)]
 pub struct Network<H: Hypervisor, N: Nic> {
     hypervisor: H,
     pools: Pools,
@@ -66,6 +67,7 @@ pub struct Network<H: Hypervisor, N: Nic> {
 }
 
 /// What is behind the switches' ports.
+#[derive(Debug)]
 struct Endpoints<H: Hypervisor, N: Nic> {
     vifs: Vec<Option<Attached<H>>>,
     uplink: Option<Uplink<N>>,
@@ -74,6 +76,7 @@ struct Endpoints<H: Hypervisor, N: Nic> {
     asked: Vec<usize>,
 }
 
+#[derive(Debug)]
 struct Attached<H: Hypervisor> {
     id: VifId,
     vif: Vif<H>,
@@ -89,6 +92,7 @@ struct Attached<H: Hypervisor> {
     notices: Notices,
 }
 
+#[derive(Debug)]
 struct Uplink<N> {
     nic: N,
     port: PortId,
@@ -499,7 +503,7 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
         Ok(())
     }
 
-    fn disconnect(&mut self, id: VifId, urgency: Urgency, _now: Instant) -> Progress {
+    fn disconnect(&mut self, id: VifId, urgency: Urgency, now: Instant) -> Progress {
         let Some(&place) = self.names.get(&id) else { return Progress::Finished };
         let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) else {
             return Progress::Finished;
@@ -511,8 +515,9 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             self.endpoints.ports.remove(&port);
             self.ready.retain(|ready| *ready != place);
         }
-        // Others hold the guest's pages for no longer than they hold any packet. Its
-        // grants must not be looked at once it may have reused them.
+        // What others hold for too long goes home before the vif is gone: nobody may
+        // look at the guest's grants once it may have reused them.
+        self.switches.expire(&self.hypervisor, &mut self.pools, now);
         let lent = self.pools.tracker.outstanding(attached.vif.shard());
         let patient = urgency == Urgency::Patient && !defect::is(Defect::DetachesAtOnce);
         if lent > 0 && patient {

@@ -29,6 +29,7 @@ pub const HEADROOM: u16 = 64;
 
 /// Packets, buffers, lent pages and places for them, and the batch of copies between
 /// them. One per vCPU; handed down by reference wherever packets go.
+#[derive(Debug)]
 pub struct Pools {
     /// Packet buffers.
     pub buffers: Buffers,
@@ -229,6 +230,7 @@ pub type DmaRegions = heapless::Vec<DmaRegion, { 1 + MAX_FRAGMENTS }>;
 
 /// A private copy on its way: a packet whose bytes are there once its copies have
 /// run.
+#[derive(Debug)]
 pub struct Private {
     /// The packet, all of it in one buffer of ours.
     pub packet: Box<Packet>,

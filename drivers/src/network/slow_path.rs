@@ -25,7 +25,7 @@ const BUDGET: usize = 16;
 const FORGED: usize = 8;
 
 /// What was learnt from the slow path, and what may be told of it.
-#[derive(Default)]
+#[derive(Default, Debug)]
 pub(super) struct SlowPath {
     /// Of all guests together: what was told of one is forgotten when it reconnects.
     guests: LogBudget,
@@ -35,7 +35,7 @@ pub(super) struct SlowPath {
 }
 
 /// What was told of a port.
-#[derive(Default)]
+#[derive(Default, Debug)]
 pub(super) struct Notices {
     /// Whose addresses it sent from.
     forged: Vec<MacAddress, FORGED>,

@@ -5,6 +5,7 @@
 //! the owners, and a shared cell cannot be written.
 
 use alloc::vec::Vec;
+use core::fmt;
 use core::mem;
 use core::ops::Range;
 use core::ptr::{self, NonNull};
@@ -34,6 +35,9 @@ impl Size {
     }
 }
 
+/// What is in a free cell, where anything is.
+const POISON: u8 = 0xdb;
+
 /// The right to one cell.
 #[must_use = "a buffer ends by Buffers::give"]
 #[derive(PartialEq, Eq, Debug)]
@@ -56,11 +60,18 @@ impl Drop for Buffer {
 }
 
 /// A run of pages of our own RAM, handed over for good.
-#[derive(Debug)]
 pub struct Ram {
     base: NonNull<u8>,
     first: LocalFrame,
     pages: usize,
+}
+
+impl fmt::Debug for Ram {
+    /// Without the address, which on the host is another in every run.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Ram");
+        debug.field("first", &self.first).field("pages", &self.pages).finish_non_exhaustive()
+    }
 }
 
 impl Ram {
@@ -159,6 +170,7 @@ impl Buffers {
         *owners -= 1;
         if *owners == 0 {
             class.free.push(index);
+            class.poison(index, size);
         }
     }
 
@@ -238,18 +250,36 @@ impl Buffers {
     }
 }
 
-#[derive(Debug)]
 struct Class {
     ram: Ram,
     free: Vec<u32>,
     owners: Vec<u16>,
 }
 
+impl fmt::Debug for Class {
+    /// Without the order of the free cells, one of which is as good as another.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Class");
+        debug.field("ram", &self.ram).field("owners", &self.owners).finish_non_exhaustive()
+    }
+}
+
 impl Class {
     fn new(ram: Ram, size: Size) -> Self {
         let cells = ram.pages() * (PAGE_SIZE / size.bytes());
         let owners = alloc::vec![0; cells];
-        Self { free: (0..cells as u32).rev().collect(), owners, ram }
+        let mut class = Self { free: (0..cells as u32).rev().collect(), owners, ram };
+        (0..cells as u32).for_each(|index| class.poison(index, size));
+        class
+    }
+
+    /// In builds that look for our own defects: makes a free cell like any other, and
+    /// whoever still looks at it notice.
+    fn poison(&mut self, index: u32, size: Size) {
+        if cfg!(debug_assertions) {
+            // SAFETY: a cell that nobody has, of `size.bytes()` bytes.
+            unsafe { self.cell(index, size).as_ptr().write_bytes(POISON, size.bytes()) };
+        }
     }
 
     fn cell(&self, index: u32, size: Size) -> NonNull<u8> {

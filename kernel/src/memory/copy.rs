@@ -9,7 +9,7 @@ use super::Buffers;
 use super::mapped::RETRIES;
 
 /// Copies collected over a pass and run by one hypercall.
-#[derive(Default)]
+#[derive(Default, Debug)]
 pub struct CopyBatch {
     copies: Vec<GrantCopy>,
 }
@@ -93,7 +93,8 @@ mod tests {
 
     fn set_up() -> (Guests, Buffers, Buffer) {
         let mut buffers = Buffers::new(ram(1), ram(1));
-        let buffer = buffers.take(Size::Small).unwrap();
+        let mut buffer = buffers.take(Size::Small).unwrap();
+        buffers.bytes_mut(&mut buffer).unwrap().fill(0);
         (Guests::default(), buffers, buffer)
     }
 

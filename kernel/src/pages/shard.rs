@@ -1,7 +1,7 @@
 //! The records of one transmit queue.
 
 use alloc::vec::Vec;
-use core::mem;
+use core::{fmt, mem};
 
 use xen::grant::{GrantHandle, GrantRef, GrantRegion};
 use xen::{DomainId, ForeignFrame, Instant};
@@ -44,6 +44,12 @@ pub(super) struct Record {
     next: u16,
 }
 
+impl Record {
+    const fn is_free(&self) -> bool {
+        matches!(self.state, State::Free)
+    }
+}
+
 /// What becomes of a page that nobody holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
@@ -58,7 +64,6 @@ pub(super) enum End {
 }
 
 /// A queue's records.
-#[derive(Debug)]
 pub(super) struct Shard {
     pub(super) generation: u32,
     pub(super) domain: DomainId,
@@ -76,6 +81,31 @@ pub(super) struct Shard {
     pub(super) mapped: u16,
     /// Records that are quarantined.
     pub(super) quarantined: u16,
+}
+
+impl fmt::Debug for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shard")
+            .field("generation", &self.generation)
+            .field("domain", &self.domain)
+            .field("open", &self.open)
+            .field("listed", &self.listed)
+            .field("records", &InUse(&self.records))
+            .field("due", &self.due)
+            .field("mapped", &self.mapped)
+            .field("quarantined", &self.quarantined)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The records in use, by their slots: a ring has many, and most are free.
+struct InUse<'a>(&'a [Record]);
+
+impl fmt::Debug for InUse<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let in_use = self.0.iter().enumerate().filter(|(_, record)| !record.is_free());
+        f.debug_map().entries(in_use).finish()
+    }
 }
 
 impl Shard {
@@ -168,7 +198,7 @@ impl Shard {
 
     /// The records in use.
     pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
-        self.records.iter().filter(|record| !matches!(record.state, State::Free))
+        self.records.iter().filter(|record| !record.is_free())
     }
 
     /// Pages that are held, or wait for their unmap or their response.

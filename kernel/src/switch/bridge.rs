@@ -93,6 +93,7 @@ pub(super) struct Learning {
 }
 
 /// The addresses behind the ports of one switch. Ports are named by their index.
+#[derive(Debug)]
 pub(super) struct Bridge {
     /// A power of two of them.
     buckets: Box<[Bucket]>,
@@ -102,7 +103,7 @@ pub(super) struct Bridge {
     counters: BridgeCounters,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, Debug)]
 struct PortAddresses {
     learning: Learning,
     learnt: u16,
@@ -112,13 +113,13 @@ struct PortAddresses {
 const ENTRIES: usize = 4;
 
 #[repr(align(64))]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, Debug)]
 struct Bucket([Entry; ENTRIES]);
 
 const _: () = assert!(size_of::<Bucket>() == 64, "a bucket is a cache line");
 
 /// Empty where the address is zero, which is never learnt.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, Debug)]
 struct Entry {
     address: u64,
     /// When it was last heard, in seconds.

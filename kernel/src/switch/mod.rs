@@ -43,6 +43,7 @@ pub use switches::{BadName, BridgeName, Limits, Switches};
 pub const MAX_WAIT: Duration = Duration::from_millis(100);
 
 /// A learning bridge and its ports.
+#[derive(Debug)]
 pub struct Switch {
     number: u16,
     slots: Box<[Slot]>,
@@ -55,12 +56,14 @@ pub struct Switch {
 }
 
 /// A place for a port.
+#[derive(Debug)]
 struct Slot {
     generation: u32,
     state: Option<PortState>,
 }
 
 /// A port, as the switch sees it.
+#[derive(Debug)]
 struct PortState {
     config: PortConfig,
     queue: PortQueue,

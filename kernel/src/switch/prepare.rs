@@ -26,6 +26,7 @@ use crate::{HEADROOM, Pools, Private};
 const PACKETS: usize = 128;
 
 /// What is under way to make packets ready.
+#[derive(Debug)]
 pub(super) struct Underway {
     /// Private copies, each to take its original's place.
     copies: Vec<Copying>,
@@ -33,6 +34,7 @@ pub(super) struct Underway {
     maps: Vec<(u16, usize)>,
 }
 
+#[derive(Debug)]
 struct Copying {
     /// The index of the port.
     port: u16,

@@ -33,6 +33,7 @@ pub struct QueueLimits {
 }
 
 /// A port's bounded queue, first in first out.
+#[derive(Debug)]
 pub struct PortQueue {
     waiting: VecDeque<Waiting>,
     bytes: usize,
@@ -49,6 +50,7 @@ pub struct PortQueue {
     buffers: [usize; 2],
 }
 
+#[derive(Debug)]
 struct Waiting {
     /// `None` between a failed copy and the end of its batch.
     packet: Option<Box<Packet>>,

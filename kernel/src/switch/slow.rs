@@ -69,6 +69,7 @@ pub struct Punted {
 }
 
 /// A bounded queue of packets for whoever has time for them.
+#[derive(Debug)]
 pub struct SlowPath {
     /// All of them private.
     queue: VecDeque<Punted>,

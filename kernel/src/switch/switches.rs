@@ -87,6 +87,7 @@ pub struct Limits {
 }
 
 /// All switches. One exists for as long as it has ports.
+#[derive(Debug)]
 pub struct Switches {
     /// Never shrinks: a switch without ports waits for its next name, so that what
     /// it allocated serves again and its ports' names stay used up.

@@ -109,6 +109,13 @@ impl GrantCopy {
     }
 }
 
+impl fmt::Debug for GrantCopy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("GrantCopy");
+        debug.field("len", &self.0.len).field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
 fn grant_side(region: GrantRegion) -> bindings::gnttab_copy_gnttab_copy_ptr {
     // The union's other bytes are zeroed first: nothing of ours leaks to Xen's copy.
     let mut u = bindings::gnttab_copy_gnttab_copy_ptr__bindgen_ty_1 { gmfn: 0 };

@@ -58,6 +58,7 @@ pub fn patience(frontend: &Frontend) -> Duration {
 }
 
 /// A connected vif.
+#[derive(Debug)]
 pub struct Vif<H: Hypervisor> {
     hypervisor: H,
     tx: TxQueue,
