@@ -5,6 +5,7 @@
 //! return values, so that a value cannot be fetched twice by accident.
 
 use core::ptr::NonNull;
+use core::slice;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -61,7 +62,7 @@ impl SharedPage {
     /// If the word is not aligned or not inside the page: offsets are ours, never
     /// a peer's.
     pub fn load(&self, offset: usize) -> u32 {
-        self.word(Access::Read, offset, |word| word.load(Ordering::Acquire))
+        self.words(Access::Read, offset, 1, |words| words[0].load(Ordering::Acquire))
     }
 
     /// Writes the 32-bit word at `offset`, after everything that came before.
@@ -69,7 +70,7 @@ impl SharedPage {
     /// # Panics
     /// As [`load`](Self::load).
     pub fn store(&self, offset: usize, value: u32) {
-        self.word(Access::Write, offset, |word| word.store(value, Ordering::Release));
+        self.words(Access::Write, offset, 1, |words| words[0].store(value, Ordering::Release));
     }
 
     /// Copies the value at `offset` out, each byte read once.
@@ -78,7 +79,13 @@ impl SharedPage {
     /// If the value is not a whole number of aligned 32-bit words inside the page.
     pub fn read<T: FromBytes + IntoBytes>(&self, offset: usize) -> T {
         let mut value = T::new_zeroed();
-        self.read_words(offset, value.as_mut_bytes());
+        let into = value.as_mut_bytes();
+        assert!(into.len().is_multiple_of(4), "shared values are whole words");
+        self.words(Access::Read, offset, into.len() / 4, |words| {
+            for (into, word) in into.chunks_exact_mut(4).zip(words) {
+                into.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+            }
+        });
         value
     }
 
@@ -89,10 +96,12 @@ impl SharedPage {
     pub fn write<T: IntoBytes + Immutable>(&self, offset: usize, value: &T) {
         let bytes = value.as_bytes();
         assert!(bytes.len().is_multiple_of(4), "shared values are whole words");
-        for (index, word) in bytes.chunks_exact(4).enumerate() {
-            let word = u32::from_ne_bytes([word[0], word[1], word[2], word[3]]);
-            self.word(Access::Write, offset + 4 * index, |to| to.store(word, Ordering::Relaxed));
-        }
+        self.words(Access::Write, offset, bytes.len() / 4, |words| {
+            for (word, from) in words.iter().zip(bytes.chunks_exact(4)) {
+                let value = u32::from_ne_bytes([from[0], from[1], from[2], from[3]]);
+                word.store(value, Ordering::Relaxed);
+            }
+        });
     }
 
     /// Copies bytes from `offset` out, each read once; for byte streams.
@@ -100,9 +109,11 @@ impl SharedPage {
     /// # Panics
     /// If they leave the page.
     pub fn read_bytes(&self, offset: usize, into: &mut [u8]) {
-        for (index, byte) in into.iter_mut().enumerate() {
-            *byte = self.byte(Access::Read, offset + index, |from| from.load(Ordering::Relaxed));
-        }
+        self.bytes(Access::Read, offset, into.len(), |bytes| {
+            for (into, byte) in into.iter_mut().zip(bytes) {
+                *into = byte.load(Ordering::Relaxed);
+            }
+        });
     }
 
     /// Copies bytes to `offset`; for byte streams.
@@ -110,38 +121,44 @@ impl SharedPage {
     /// # Panics
     /// If they leave the page.
     pub fn write_bytes(&self, offset: usize, from: &[u8]) {
-        for (index, byte) in from.iter().enumerate() {
-            self.byte(Access::Write, offset + index, |to| to.store(*byte, Ordering::Relaxed));
-        }
+        self.bytes(Access::Write, offset, from.len(), |bytes| {
+            for (byte, from) in bytes.iter().zip(from) {
+                byte.store(*from, Ordering::Relaxed);
+            }
+        });
     }
 
-    fn read_words(&self, offset: usize, into: &mut [u8]) {
-        assert!(into.len().is_multiple_of(4), "shared values are whole words");
-        for (index, chunk) in into.chunks_exact_mut(4).enumerate() {
-            let offset = offset + 4 * index;
-            let word = self.word(Access::Read, offset, |word| word.load(Ordering::Relaxed));
-            chunk.copy_from_slice(&word.to_ne_bytes());
-        }
-    }
-
-    fn word<R>(&self, access: Access, offset: usize, run: impl FnOnce(&AtomicU32) -> R) -> R {
-        assert!(offset.is_multiple_of(4) && offset <= PAGE_SIZE - 4, "offset {offset} in a page");
+    fn words<R>(
+        &self,
+        access: Access,
+        offset: usize,
+        count: usize,
+        run: impl FnOnce(&[AtomicU32]) -> R,
+    ) -> R {
+        assert!(offset.is_multiple_of(4), "offset {offset} in a page");
+        assert!(offset <= PAGE_SIZE && count <= (PAGE_SIZE - offset) / 4, "{count} at {offset}");
         self.with_base(access, |base| {
-            // SAFETY: `offset` is inside the page, as asserted.
-            let word = unsafe { base.add(offset) };
-            // SAFETY: the page is accessible (`with_base`), aligned, and an atomic
-            // may be shared with other writers.
-            run(unsafe { AtomicU32::from_ptr(word.as_ptr().cast()) })
+            // SAFETY: `offset` is inside the page or at its end, as asserted.
+            let first = unsafe { base.add(offset) };
+            // SAFETY: the page is accessible (`with_base`) and aligned, the words are
+            // inside, and atomics may be shared with other writers.
+            run(unsafe { slice::from_raw_parts(first.as_ptr().cast(), count) })
         })
     }
 
-    fn byte<R>(&self, access: Access, offset: usize, run: impl FnOnce(&AtomicU8) -> R) -> R {
-        assert!(offset < PAGE_SIZE, "offset {offset} in a page");
+    fn bytes<R>(
+        &self,
+        access: Access,
+        offset: usize,
+        count: usize,
+        run: impl FnOnce(&[AtomicU8]) -> R,
+    ) -> R {
+        assert!(offset <= PAGE_SIZE && count <= PAGE_SIZE - offset, "{count} at {offset}");
         self.with_base(access, |base| {
-            // SAFETY: `offset` is inside the page, as asserted.
-            let byte = unsafe { base.add(offset) };
-            // SAFETY: as in `word`; a byte needs no alignment.
-            run(unsafe { AtomicU8::from_ptr(byte.as_ptr()) })
+            // SAFETY: `offset` is inside the page or at its end, as asserted.
+            let first = unsafe { base.add(offset) };
+            // SAFETY: as in `words`; a byte needs no alignment.
+            run(unsafe { slice::from_raw_parts(first.as_ptr().cast(), count) })
         })
     }
 

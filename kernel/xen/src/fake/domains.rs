@@ -1,6 +1,7 @@
 //! The domains beside us.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use super::events::Channels;
@@ -18,8 +19,15 @@ pub(super) struct GuestPage {
     pub(super) never_writable: bool,
 }
 
+impl Hash for GuestPage {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        // What the guest sees there is the page.
+        (&self.page, self.never_writable).hash(hasher);
+    }
+}
+
 /// A domain.
-#[derive(Debug)]
+#[derive(Hash, Debug)]
 pub(super) struct Domain {
     pub(super) frames: BTreeMap<u64, GuestPage>,
     pub(super) next_frame: u64,
@@ -29,7 +37,7 @@ pub(super) struct Domain {
 }
 
 /// All domains that exist: the living, and the dead whose pages we still map.
-#[derive(Default, Debug)]
+#[derive(Default, Hash, Debug)]
 pub(super) struct Domains(BTreeMap<DomainId, Domain>);
 
 impl Domains {

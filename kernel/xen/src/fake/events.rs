@@ -14,14 +14,14 @@ const INVALID: Errno = Errno(22);
 const NO_SPACE: Errno = Errno(28);
 
 /// A guest's port.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Hash, Debug)]
 struct Channel {
     state: State,
     /// Events that arrived and were not taken.
     events: usize,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum State {
     Unbound {
         remote: DomainId,
@@ -31,7 +31,7 @@ enum State {
 }
 
 /// A guest's ports.
-#[derive(Default, Debug)]
+#[derive(Default, Hash, Debug)]
 pub(super) struct Channels(BTreeMap<u32, Channel>);
 
 impl Channels {
@@ -72,7 +72,7 @@ pub struct OpenPort {
     pub domain: DomainId,
 }
 
-#[derive(Debug)]
+#[derive(Hash, Debug)]
 struct Ours {
     domain: DomainId,
     /// The other end, until the guest closes it.
@@ -81,7 +81,7 @@ struct Ours {
 }
 
 /// Our ports.
-#[derive(Debug)]
+#[derive(Hash, Debug)]
 pub(super) struct Ports {
     ports: BTreeMap<u32, Ours>,
     pub(super) limit: usize,
@@ -171,6 +171,11 @@ impl Ports {
     pub(super) fn abandon_all(&mut self, domain: DomainId) {
         let theirs = self.ports.values_mut().filter(|ours| ours.domain == domain);
         theirs.for_each(|ours| ours.remote = None);
+    }
+
+    /// Whether an event is pending.
+    pub(super) fn has_pending(&self) -> bool {
+        self.ports.values().any(|ours| ours.pending)
     }
 
     /// Takes the pending events, lowest port first.

@@ -2,6 +2,7 @@
 //! domain with its own physical memory (H-3 to H-10).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use super::domains::{Domain, Domains};
@@ -11,7 +12,7 @@ use crate::grant::{GrantHandle, GrantRef};
 use crate::{DomainId, PAGE_SIZE};
 
 /// What a grant allows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Grant {
     /// Reading only, as Linux grants what it sends.
     ReadOnly,
@@ -37,7 +38,7 @@ const RESERVED: usize = 8;
 
 /// An entry: what the guest writes there at any time, and what Xen remembers while
 /// it is in use.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 struct Entry {
     granted: Option<Granted>,
     /// What is in use, however the guest changes the entry meanwhile.
@@ -46,7 +47,7 @@ struct Entry {
     writers: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct Granted {
     to: DomainId,
     frame: u64,
@@ -64,6 +65,16 @@ impl Entry {
 pub(super) struct GrantTable {
     entries: Vec<Entry>,
     free: Vec<u32>,
+}
+
+impl Hash for GrantTable {
+    /// Of the entries those that are granted or in use: one free entry is as good as
+    /// another.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        let entries = self.entries.iter().enumerate();
+        let used = entries.filter(|(_, entry)| entry.granted.is_some() || entry.in_use());
+        used.for_each(|used| used.hash(hasher));
+    }
 }
 
 impl GrantTable {
@@ -161,7 +172,7 @@ impl Domain {
 }
 
 /// A mapping that is in place.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Mapping {
     /// Whose page.
     pub domain: DomainId,
@@ -188,6 +199,14 @@ pub(super) struct Maptrack {
 const FRAME_HANDLES: usize = 256;
 const FRAMES: usize = 1024;
 
+impl Hash for Maptrack {
+    /// The mappings in place: one free handle is as good as another.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.mappings().for_each(|mapping| mapping.hash(hasher));
+        self.limit.hash(hasher);
+    }
+}
+
 impl Maptrack {
     pub(super) fn new() -> Self {
         Self {
@@ -200,6 +219,12 @@ impl Maptrack {
 
     pub(super) fn mappings(&self) -> impl Iterator<Item = &Mapping> {
         self.mappings.values().map(|(mapping, _)| mapping)
+    }
+
+    /// What a handle stands for.
+    pub(super) fn grant(&self, handle: GrantHandle) -> Option<(DomainId, GrantRef)> {
+        let (mapping, _) = self.mappings.get(&handle.0)?;
+        Some((mapping.domain, mapping.reference))
     }
 
     fn is_full(&self) -> bool {

@@ -95,6 +95,11 @@ impl Guest {
         self.with(|domain, _| !domain.grants.in_use(reference) && !domain.grants.clear(reference))
     }
 
+    /// Whether somebody uses what an entry grants.
+    pub fn is_in_use(&self, reference: GrantRef) -> bool {
+        self.with(|domain, _| domain.grants.in_use(reference))
+    }
+
     /// Clears an entry, in use or not. What is in use stays in use.
     pub fn revoke(&self, reference: GrantRef) {
         self.with(|domain, _| domain.grants.clear(reference));

@@ -44,6 +44,8 @@ pub enum Operation {
     Unmap {
         /// What.
         handle: GrantHandle,
+        /// Whose page that is, and by which grant, where something is mapped.
+        grant: Option<(DomainId, GrantRef)>,
     },
     /// A bind.
     Bind {

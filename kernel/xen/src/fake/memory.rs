@@ -3,8 +3,9 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::UnsafeCell;
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use crate::PAGE_SIZE;
 use crate::grant::GrantHandle;
@@ -31,6 +32,20 @@ impl PageMemory {
     }
 }
 
+impl Hash for PageMemory {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        hash_page(self.base(), hasher);
+    }
+}
+
+/// Hashes the bytes of a page.
+fn hash_page(base: NonNull<u8>, hasher: &mut impl Hasher) {
+    // SAFETY: the base of a page, all of it initialised. Whoever writes it is not here
+    // now, and if it were on another thread the copy may tear, as one of Xen's.
+    let bytes = unsafe { base.cast::<[u8; PAGE_SIZE]>().read() };
+    hasher.write(&bytes);
+}
+
 /// A place where a page can be seen: one of our frames, or one of a guest's. What
 /// is seen there changes under whoever looks.
 #[derive(Debug)]
@@ -42,11 +57,15 @@ struct Seen {
     writes: Arc<PageMemory>,
 }
 
+/// What is read where nothing is.
+static ONES: LazyLock<Arc<PageMemory>> = LazyLock::new(|| PageMemory::filled(0xff));
+/// Where writes go that go nowhere. Nobody reads it.
+static LOST: LazyLock<Arc<PageMemory>> = LazyLock::new(|| PageMemory::filled(0));
+
 impl View {
     /// Where nothing is: reads return ones and writes go nowhere (H-10).
     pub(super) fn nothing() -> Arc<Self> {
-        let reads = PageMemory::filled(0xff);
-        Arc::new(Self(Mutex::new(Seen { reads, writes: PageMemory::filled(0) })))
+        Arc::new(Self(Mutex::new(Seen { reads: ONES.clone(), writes: LOST.clone() })))
     }
 
     /// Where `page` is.
@@ -57,13 +76,13 @@ impl View {
     /// Puts `page` here. What is written to a read-only mapping goes nowhere, with
     /// no fault (H-10).
     pub(super) fn show(&self, page: Arc<PageMemory>, writable: bool) {
-        let writes = if writable { page.clone() } else { PageMemory::filled(0) };
+        let writes = if writable { page.clone() } else { LOST.clone() };
         *self.seen() = Seen { reads: page, writes };
     }
 
     /// Takes away what is here.
     pub(super) fn clear(&self) {
-        *self.seen() = Seen { reads: PageMemory::filled(0xff), writes: PageMemory::filled(0) };
+        *self.seen() = Seen { reads: ONES.clone(), writes: LOST.clone() };
     }
 
     /// Runs `run` with the address that an access reaches; the page stays.
@@ -206,6 +225,18 @@ impl PhysicalMap {
     /// What one sees at `frame`.
     pub(super) fn view(&mut self, frame: u64) -> &Arc<View> {
         self.views.entry(frame).or_insert_with(View::nothing)
+    }
+}
+
+impl Hash for PhysicalMap {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        for (frame, entry) in &self.entries {
+            match entry {
+                Entry::Ram(base) => hash_page(*base, hasher),
+                Entry::Grant { handle, .. } => (frame, handle).hash(hasher),
+            }
+        }
+        self.displaced.hash(hasher);
     }
 }
 

@@ -14,6 +14,7 @@ mod memory;
 
 use std::cell::RefCell;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::time::Duration;
@@ -114,6 +115,11 @@ impl FakeXen {
         self.0.borrow_mut().ports.take_pending()
     }
 
+    /// Whether an event is pending at a port of ours.
+    pub fn has_pending(&self) -> bool {
+        self.0.borrow().ports.has_pending()
+    }
+
     /// Has operations fail: grant operations with `status` as it stands, even a
     /// positive one, event channel operations with the error number `status`.
     pub fn fail(&self, kind: Kind, when: When, status: i16) {
@@ -138,6 +144,14 @@ impl FakeXen {
     /// How often we asked for what, so far.
     pub fn counts(&self) -> Counts {
         self.0.borrow().counts
+    }
+
+    /// Hashes all that decides what follows, for whoever wants to know whether two
+    /// hypervisors are in the same state. Counts and faults on order are left out.
+    pub fn hash_state(&self, hasher: &mut impl Hasher) {
+        let State { us, memory, domains, track, ports, now, faults: _, counts: _ } =
+            &*self.0.borrow();
+        (us, memory, domains, track, ports, now.0).hash(hasher);
     }
 
     /// What we hold, and what we did wrong without Xen's minding.
@@ -239,7 +253,9 @@ impl Hypervisor for FakeXen {
         for unmap in batch {
             state.counts.unmaps += 1;
             let raw = unmap.raw();
-            let operation = Operation::Unmap { handle: GrantHandle(raw.handle) };
+            let handle = GrantHandle(raw.handle);
+            let grant = state.track.grant(handle);
+            let operation = Operation::Unmap { handle, grant };
             let result = state.run(&operation, |state| {
                 let State { memory, domains, track, .. } = state;
                 grants::unmap(domains, memory, track, raw)

@@ -65,6 +65,19 @@ where
         Self { page, produced: index, published: index, consumed: index, types: PhantomData }
     }
 
+    /// The same ring, seen at another place.
+    pub fn seen_at(&self, page: SharedPage) -> Self {
+        Self { page, types: PhantomData, ..*self }
+    }
+
+    /// The responses that are there to be taken.
+    pub fn responses(&self) -> impl Iterator<Item = Response> {
+        let there = self.page.load(RESPONSE_PRODUCER).wrapping_sub(self.consumed);
+        let asked = self.published.wrapping_sub(self.consumed);
+        let there = (0..there.min(asked)).map(|n| self.consumed.wrapping_add(n));
+        there.map(|index| self.page.read(Self::slot(index)))
+    }
+
     /// How many requests fit.
     pub fn free(&self) -> u32 {
         SIZE - self.produced.wrapping_sub(self.consumed)
@@ -92,7 +105,7 @@ where
         new.wrapping_sub(event) < new.wrapping_sub(old)
     }
 
-    /// Takes the next response.
+    /// Takes the next response, and clears its slot: nobody may look at it any more.
     ///
     /// # Panics
     /// If there are more responses than requests: a frontend would give up on a
@@ -104,7 +117,9 @@ where
         if there == 0 {
             return None;
         }
-        let response = self.page.read(Self::slot(self.consumed));
+        let slot = Self::slot(self.consumed);
+        let response = self.page.read(slot);
+        self.page.write(slot, &Response::new_zeroed());
         self.consumed = self.consumed.wrapping_add(1);
         Some(response)
     }
