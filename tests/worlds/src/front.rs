@@ -2,7 +2,9 @@
 //! that is not does goes past it, through [`Rings`] and [`Guest`].
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 
+use drivers::netback::Frontend;
 use xen::event::RemotePort;
 use xen::fake::{Grant, Guest, GuestFrame};
 use xen::fake_store::{Netfront, VifPaths, Xenstored};
@@ -16,6 +18,8 @@ use xen::{Instant, PAGE_SIZE};
 const MAX_RX_SLOTS: usize = 18;
 /// What a page holds before the backend writes it, as a fresh one does.
 const BLANK: u8 = 0;
+/// What a page holds once it is back: whoever still looks at it is found out.
+pub(crate) const REUSED: u8 = 0xa5;
 /// How many bytes behind a packet are looked at.
 const MARGIN: usize = 64;
 /// A reference that no guest has granted.
@@ -127,6 +131,7 @@ pub struct TxAnswer {
 }
 
 /// Both rings, and the event channel.
+#[derive(Debug)]
 pub struct Rings {
     /// What the guest sends.
     pub tx: FrontRing<TxSlot, TxResponse, TX_RING_SIZE>,
@@ -158,13 +163,14 @@ impl Rings {
 }
 
 /// A page that is lent: offered to be read or filled.
+#[derive(Debug)]
 struct Lent {
     frame: GuestFrame,
     /// None where the slot has no byte, and names no page.
     reference: Option<GrantRef>,
 }
 
-#[derive(Default)]
+#[derive(Default, Debug)]
 struct Assembly {
     bytes: Vec<u8>,
     flags: Option<RxFlags>,
@@ -192,6 +198,8 @@ pub struct Front {
     pub hands_off: bool,
     /// It asks for no events, and has none.
     pub polls: bool,
+    /// It leaves pages that come back as they are.
+    pub keeps: bool,
     /// Its device is gone.
     pub gone: bool,
     sent: BTreeMap<u16, Lent>,
@@ -201,6 +209,21 @@ pub struct Front {
     assembly: Assembly,
     pages: Vec<GuestFrame>,
     next_id: u16,
+}
+
+impl fmt::Debug for Front {
+    /// What decides what it does next.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rings, sent, extras, offered, assembly, next_id, .. } = self;
+        f.debug_struct("Front")
+            .field("rings", rings)
+            .field("sent", sent)
+            .field("extras", extras)
+            .field("offered", offered)
+            .field("assembly", assembly)
+            .field("next_id", next_id)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Front {
@@ -216,6 +239,7 @@ impl Front {
             events: 0,
             hands_off: false,
             polls: false,
+            keeps: false,
             gone: false,
             sent: BTreeMap::new(),
             extras: 0,
@@ -336,6 +360,25 @@ impl Front {
         }
     }
 
+    /// What the store tells the backend of it.
+    pub(crate) fn frontend(&self) -> Frontend {
+        let Manners { rx_notify, scatter_gather, ipv4_checksum, ipv6_checksum, .. } = self.manners;
+        Frontend {
+            tx_ring: self.rings.tx_page.1,
+            rx_ring: self.rings.rx_page.1,
+            port: self.rings.port,
+            rx_notify,
+            scatter_gather,
+            ipv4_checksum,
+            ipv6_checksum,
+        }
+    }
+
+    /// The slots with a page that have no response yet, by their ids, the oldest first.
+    pub fn lent(&self) -> impl Iterator<Item = u16> {
+        self.sent.iter().filter(|(_, lent)| lent.reference.is_some()).map(|(id, _)| *id)
+    }
+
     /// Slots sent that have no response yet.
     pub fn unanswered(&self) -> usize {
         self.sent.len() + self.extras
@@ -372,12 +415,17 @@ impl Front {
         if self.hands_off {
             return moved;
         }
+        self.attend(now) || moved
+    }
+
+    /// Does what the backend's events ask for. Returns whether there were any.
+    pub(crate) fn attend(&mut self, now: Instant) -> bool {
         let events = self.guest.take_events(self.rings.port);
         self.events += events;
         if events > 0 && !self.polls {
             self.service(now);
         }
-        moved || events > 0
+        events > 0
     }
 
     /// Takes all responses.
@@ -464,6 +512,9 @@ impl Front {
         if let Some(reference) = lent.reference {
             assert!(self.guest.end_grant(reference), "answered, but still in use (O-2)");
         }
+        if !self.keeps {
+            self.guest.page(lent.frame).write(0, &[REUSED; PAGE_SIZE]);
+        }
         self.pages.push(lent.frame);
     }
 
@@ -479,16 +530,41 @@ impl Front {
     /// # Panics
     /// If the backend still uses any of it.
     pub(crate) fn close(&mut self) {
+        assert_eq!(self.take_back_all(), [], "a ring is still mapped");
+        self.guest.close_port(self.rings.port);
+    }
+
+    /// The same of a backend that could not wait: what it still uses stays lent for
+    /// good. The grants of that.
+    pub(crate) fn close_forced(&mut self) -> Vec<GrantRef> {
+        let sent = std::mem::take(&mut self.sent);
+        let (used, unused): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            sent.into_iter().partition(|(_, lent)| {
+                lent.reference.is_some_and(|reference| self.guest.is_in_use(reference))
+            });
+        self.sent = unused;
+        let kept = used.into_values().filter_map(|lent| lent.reference);
+        let kept = kept.chain(self.take_back_all()).collect();
+        self.guest.close_port(self.rings.port);
+        kept
+    }
+
+    /// Takes back all pages. The grants of rings that are still mapped.
+    fn take_back_all(&mut self) -> Vec<GrantRef> {
         let lent = std::mem::take(&mut self.sent).into_values();
         let lent = lent.chain(std::mem::take(&mut self.offered).into_iter().map(|(_, lent)| lent));
         lent.collect::<Vec<_>>().into_iter().for_each(|lent| self.take_back(lent));
-        for (frame, reference) in [self.rings.tx_page, self.rings.rx_page] {
-            assert!(self.guest.end_grant(reference), "a ring is still mapped");
-            self.guest.balloon_out(frame);
-        }
-        self.guest.close_port(self.rings.port);
         self.extras = 0;
         self.assembly = Assembly::default();
+        let mut kept = Vec::new();
+        for (frame, reference) in [self.rings.tx_page, self.rings.rx_page] {
+            if self.guest.end_grant(reference) {
+                self.guest.balloon_out(frame);
+            } else {
+                kept.push(reference);
+            }
+        }
+        kept
     }
 
     /// Makes new rings, as a driver does that starts again.

@@ -7,10 +7,12 @@
 //! fails a test.
 
 mod allocations;
+pub mod explorer;
 pub mod frames;
 mod front;
 mod journal;
 pub mod scenarios;
+pub mod small;
 mod wire;
 mod world;
 

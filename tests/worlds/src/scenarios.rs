@@ -211,6 +211,7 @@ pub fn t8_what_is_lent_is_never_written() {
     let tagged = [&whole[..12], &[0x81, 0, 0, 5], &whole[12..]].concat();
     let packets = [(&blank, TxFlags::CSUM_BLANK, &whole), (&tagged, TxFlags::empty(), &tagged)];
     for (sent, flags, on_the_wire) in packets {
+        world[a].keeps = true;
         let id = world[a].queue(&Outgoing::whole(sent).with_flags(flags))[0];
         let page = world[a].lent_page(id);
         world[a].kick();
