@@ -5,6 +5,7 @@ use super::{Address, ConfigSpace};
 const ID: u8 = 0x00;
 const COMMAND: u8 = 0x04;
 const CLASS: u8 = 0x08;
+const SUBSYSTEM: u8 = 0x2c;
 const CAPABILITIES: u8 = 0x34;
 
 /// Status bit 4, in the upper half of the word at [`COMMAND`].
@@ -44,6 +45,8 @@ pub struct Identity {
     pub device: u16,
     /// Base class and subclass.
     pub class: (u8, u8),
+    /// Who made the card, and their name for it.
+    pub subsystem: (u16, u16),
 }
 
 impl Identity {
@@ -79,10 +82,12 @@ impl<C: ConfigSpace> Function<C> {
             return None;
         }
         let class = self.read(CLASS);
+        let subsystem = self.read(SUBSYSTEM);
         Some(Identity {
             vendor,
             device: (id >> 16) as u16,
             class: ((class >> 24) as u8, (class >> 16) as u8),
+            subsystem: (subsystem as u16, (subsystem >> 16) as u16),
         })
     }
 

@@ -10,7 +10,7 @@ const PLACE: Address = Address::new(0, 2, 0);
 
 /// Its registers as the firmware door shows them: decoding off, the host's addresses,
 /// four capabilities, every error bit of Status set.
-const NIC: [(usize, u32); 14] = [
+const NIC: [(usize, u32); 15] = [
     (0x00, 0x10d3_8086),
     (0x04, 0xf910_0000),
     (0x08, 0x0200_0000),
@@ -18,6 +18,7 @@ const NIC: [(usize, u32); 14] = [
     (0x14, 0xfeb6_0000),
     (0x18, 0xc041),
     (0x1c, 0xfebb_0000),
+    (0x2c, 0xa01f_8086),
     (0x34, 0xc8),
     (0xc8, 0xd001),
     (0xd0, 0xe005),

@@ -170,7 +170,7 @@ impl BufferProvider for Short {
 
 #[test]
 fn buffers_that_are_too_short_are_not_used() {
-    let mut world = World::of(BUFFERS, true, Short);
+    let mut world = World::of(config::Model::nic(), BUFFERS, true, Short);
     assert_eq!(world.start(), Status::Failed(Fault::NoBuffers));
     world.finish();
 }

@@ -46,7 +46,16 @@ impl World {
     }
 
     pub fn with(buffers: usize, interrupts: bool) -> Self {
-        Self::of(buffers, interrupts, PoolBuffers)
+        Self::of(Model::nic(), buffers, interrupts, PoolBuffers)
+    }
+
+    /// With QEMU's device.
+    pub fn emulated() -> Self {
+        let model = Model::nic();
+        model.set(0x2c, 0x8086);
+        let mut world = Self::of(model, BUFFERS, true, PoolBuffers);
+        assert_eq!(world.start(), Status::Running);
+        world
     }
 
     /// The same, running, its interrupts found to work.
@@ -60,10 +69,10 @@ impl World {
 }
 
 impl<B: BufferProvider> World<B> {
-    pub fn of(buffers: usize, interrupts: bool, provider: B) -> Self {
+    pub fn of(model: Model, buffers: usize, interrupts: bool, provider: B) -> Self {
         let xen = FakeXen::new(DomainId(1));
         let (memory, [small, large, rings]) = Memory::new(xen.clone(), [1, buffers, 2]);
-        let device = Device::new(Model::nic(), memory);
+        let device = Device::new(model, memory);
         let function = device.config.function();
         let regions = assign(&function, WINDOW, &[]).unwrap();
         assert!(regions.iter().any(|r| r.index == REGISTERS_BAR && r.size == REGISTERS_LEN));

@@ -80,6 +80,11 @@ pub struct Messages<R> {
     pub messages: [Message; 2],
 }
 
+/// Whether the device is QEMU's, which no card's maker has put a name to.
+fn is_emulated(identity: &Identity) -> bool {
+    identity.subsystem == (0x8086, 0)
+}
+
 /// Where on its way the device is, and since when.
 #[derive(Clone, Copy, Debug)]
 enum State {
@@ -139,12 +144,13 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
         buffers: B,
     ) -> Self {
         let [receive, transmit] = rings;
+        let emulated = function.identity().as_ref().is_some_and(is_emulated);
         Self {
             function,
             registers,
             messages,
             receiver: Receiver::new(receive, buffers),
-            transmitter: Transmitter::new(transmit),
+            transmitter: Transmitter::new(transmit, emulated),
             state: State::Stopped,
             stopping: false,
             interrupts: Interrupts::Missing,

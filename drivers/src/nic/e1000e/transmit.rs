@@ -1,5 +1,6 @@
-//! Sending: a ring of descriptors (7.2), one for each piece of memory that a packet lies
-//! in.
+//! Sending: a ring of descriptors (7.2), one for each region of memory that a packet
+//! lies in. Pages at adjacent frames that a packet goes through are one region; to QEMU's
+//! device each is told of by a descriptor of its own.
 //!
 //! Where the device makes a packet's checksum, its descriptors are of the extended
 //! format (7.2.10.3), and a context descriptor (7.2.10.2) before them says where the
@@ -54,6 +55,9 @@ const SHORTEST_PADDED: u32 = 17;
 /// The longest frame of an Ethernet with one tag, without its checksum.
 const LONGEST: u32 = 1518;
 
+/// Beyond all memory.
+const NO_BOUNDARY: u64 = 1 << 63;
+
 /// The most descriptors that a packet takes: a context, our memory, and each page.
 const MOST: usize = 2 + MAX_FRAGMENTS;
 
@@ -78,13 +82,18 @@ pub(super) struct Transmitter {
     ring: Ring<Sending, SLOTS>,
     /// The context descriptor that the device got last.
     context: Option<Descriptor>,
+    /// No descriptor's memory crosses a multiple of this.
+    boundary: u64,
 }
 
 impl Transmitter {
-    pub(super) fn new(page: DmaPage) -> Self {
+    /// QEMU's device needs what a descriptor tells of in one piece, and behind the IOMMU
+    /// only a page is sure to be one; where it is not, that device loses the packet.
+    pub(super) fn new(page: DmaPage, emulated: bool) -> Self {
         // So every packet fits an empty ring.
         const { assert!(MOST < SLOTS) };
-        Self { page, ring: Ring::new(), context: None }
+        let boundary = if emulated { PAGE_SIZE as u64 } else { NO_BOUNDARY };
+        Self { page, ring: Ring::new(), context: None, boundary }
     }
 
     /// The ring's address.
@@ -172,7 +181,8 @@ impl Transmitter {
             context: context.filter(|context| self.context != Some(*context)),
             data: heapless::Vec::new(),
         };
-        for DmaRegion { address, len } in regions.iter().flat_map(pages) {
+        let pieces = regions.iter().flat_map(|region| pieces(region, self.boundary));
+        for DmaRegion { address, len } in pieces {
             // The options count in the first descriptor (7.2.10.3); for QEMU's device, in
             // the last.
             orders.data.push([address, options | u64::from(len)]).ok()?;
@@ -233,17 +243,17 @@ fn pad(packet: &mut Packet, buffers: &mut Buffers) {
     linear.len = SHORTEST as u16;
 }
 
-/// A region page by page, with nothing of an empty one, which may only stand between
-/// packets (7.2.10.1). QEMU's device needs what a descriptor tells of in one piece, and
-/// behind the IOMMU only a page is sure to be one; where it is not, the packet is lost.
-fn pages(region: &DmaRegion) -> impl Iterator<Item = DmaRegion> + use<> {
+/// A region in pieces that do not cross a multiple of `boundary`, with nothing of an
+/// empty one, which may only stand between packets (7.2.10.1).
+fn pieces(region: &DmaRegion, boundary: u64) -> impl Iterator<Item = DmaRegion> + use<> {
     let DmaRegion { mut address, len: mut left } = *region;
     iter::from_fn(move || {
-        let len = left.min(PAGE_SIZE as u32 - (address % PAGE_SIZE as u64) as u32);
-        let page = (len > 0).then_some(DmaRegion { address, len });
+        let here = boundary - address % boundary;
+        let len = u32::try_from(here).map_or(left, |here| left.min(here));
+        let piece = (len > 0).then_some(DmaRegion { address, len });
         address += u64::from(len);
         left -= len;
-        page
+        piece
     })
 }
 
