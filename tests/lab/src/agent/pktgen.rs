@@ -10,7 +10,8 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
 const MAGIC: u32 = 0xBE9B_E955;
 const HEADER: usize = 16;
@@ -18,11 +19,15 @@ const HEADER: usize = 16;
 /// Ethernet, IPv4 and UDP, which a frame has before a datagram's content.
 const HEADERS: usize = 14 + 20 + 8;
 
-/// How long the first datagram may take to come.
-const FIRST: Duration = Duration::from_secs(30);
+/// How long the first datagram of a burst may take to come.
+const FIRST: Duration = Duration::from_secs(60);
 
 /// After this silence the generator has ended.
-const SILENCE: Duration = Duration::from_secs(2);
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// Bytes of memory that may wait for this process, so that a guest that gets no time
+/// to run loses nothing which reached it.
+const RECEIVE_BUFFER: usize = 16 << 20;
 
 /// What arrived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,28 +61,41 @@ impl FromStr for Report {
     }
 }
 
-/// Receives `count` datagrams on `port`, or what comes of them, from frames of the
-/// given sizes.
-pub fn receive(port: u16, frames: RangeInclusive<usize>, count: u64) -> Result<Report> {
+/// Receives bursts of `count` datagrams on `port`, or what comes of them, from frames
+/// of the given sizes. After each burst tells what has arrived of all; ends when none
+/// comes any more.
+pub fn receive(
+    port: u16,
+    frames: RangeInclusive<usize>,
+    count: u64,
+    mut tell: impl FnMut(Report),
+) -> Result<()> {
     let lengths = frames.start() - HEADERS..=frames.end() - HEADERS;
     let socket = UdpSocket::bind(("0.0.0.0", port))?;
-    socket.set_read_timeout(Some(FIRST))?;
+    set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER).context("a receive buffer")?;
     println!("listening");
     let mut report = Report::default();
     let mut seen = BTreeSet::new();
     let mut datagram = [0; 2048];
-    while report.intact + report.damaged < count {
-        let Ok(n) = socket.recv(&mut datagram) else { break };
-        socket.set_read_timeout(Some(SILENCE))?;
-        if lengths.contains(&n) && is_intact(&datagram[..n]) {
-            report.intact += 1;
-            seen.insert(n);
-        } else {
-            report.damaged += 1;
+    loop {
+        let before = report.intact + report.damaged;
+        socket.set_read_timeout(Some(FIRST))?;
+        while report.intact + report.damaged < before + count {
+            let Ok(n) = socket.recv(&mut datagram) else { break };
+            socket.set_read_timeout(Some(SILENCE))?;
+            if lengths.contains(&n) && is_intact(&datagram[..n]) {
+                report.intact += 1;
+                seen.insert(n);
+            } else {
+                report.damaged += 1;
+            }
         }
+        if report.intact + report.damaged == before {
+            return Ok(());
+        }
+        report.sizes = seen.len() as u64;
+        tell(report);
     }
-    report.sizes = seen.len() as u64;
-    Ok(report)
 }
 
 fn is_intact(datagram: &[u8]) -> bool {

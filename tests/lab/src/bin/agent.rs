@@ -18,7 +18,8 @@ const USAGE: &str = "usage: lab-agent COMMAND
                                  a numbered datagram every MS, until standard input ends
   stream-receive PORT            count them
   pktgen-receive PORT SHORTEST LONGEST COUNT
-                                 check what Linux's packet generator sends, by frame sizes";
+                                 check what Linux's packet generator sends in bursts of
+                                 COUNT, by frame sizes";
 
 fn main() -> ExitCode {
     match run(&std::env::args().skip(1).collect::<Vec<_>>()) {
@@ -48,7 +49,7 @@ fn run(args: &[String]) -> Result<()> {
         ["stream-receive", port] => show(stream::receive(port.parse()?)?),
         ["pktgen-receive", port, shortest, longest, count] => {
             let frames = shortest.parse()?..=longest.parse()?;
-            show(pktgen::receive(port.parse()?, frames, count.parse()?)?)
+            pktgen::receive(port.parse()?, frames, count.parse()?, |report| println!("{report}"))
         }
         _ => bail!("{USAGE}"),
     }
