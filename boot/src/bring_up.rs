@@ -25,8 +25,6 @@ use crate::start_info::StartInfo;
 /// Cycles that a read of cached memory never takes, and one of uncached memory
 /// always does.
 const UNCACHED_READ: u64 = 100;
-/// Bytes of heap.
-const HEAP: usize = 4 << 20;
 
 unsafe extern "C" {
     /// The first address above the image, from the linker script.
@@ -41,6 +39,8 @@ pub struct Platform {
     pub clock: Clock,
     /// RAM for packets and devices.
     pub ram: Ram,
+    /// How many packets can be on their way at once.
+    pub packets: usize,
     /// Places for guests' pages.
     pub window: Window,
     /// The page shared with xenstored.
@@ -116,16 +116,16 @@ pub fn bring_up(start_info: u32, entered: u64) -> Result<Platform, Error> {
 
     // SAFETY: RAM by the toolstack's map, above the image and all that the domain
     // builder left; page tables map it 1:1.
-    let ram = unsafe { Ram::identity(layout.free) };
+    let ram = unsafe { Ram::identity(layout.free.clone()) };
     let mut ram = ram.ok_or(Error::TooLittleMemory)?;
-    heap::start(&ram.split(HEAP / PAGE_SIZE).ok_or(Error::TooLittleMemory)?);
+    heap::start(&ram.split(layout.heap() as usize / PAGE_SIZE).ok_or(Error::TooLittleMemory)?);
     // SAFETY: a hole by the same map, below 4 GiB and so mapped 1:1.
     let mut window = unsafe { Window::new(layout.window.clone()) };
 
     let reserved = map[..ranges]
         .iter()
         .map(|range| range.base..range.base.saturating_add(range.size))
-        .chain([layout.window])
+        .chain([layout.window.clone()])
         .collect();
 
     let frame = window.take().ok_or(Error::TooLittleMemory)?;
@@ -158,6 +158,7 @@ pub fn bring_up(start_info: u32, entered: u64) -> Result<Platform, Error> {
         xen,
         clock,
         ram,
+        packets: layout.packets(),
         window,
         store: store_page,
         ports,

@@ -27,8 +27,7 @@ const UPLINK: &str = "xenbr0";
 const DMA_PAGES: usize = 8;
 /// How large the switches are. An address table of 4096 entries takes 64 KiB.
 const SWITCHES: switch::Limits = switch::Limits { switches: 16, ports: 128, addresses: 4096 };
-/// Packets on their way at once, and copies in one hypercall.
-const PACKETS: usize = 4096;
+/// Copies in one hypercall.
 const COPIES: usize = 512;
 
 /// How long the NIC has to stop before the domain ends.
@@ -55,6 +54,7 @@ impl Domain {
             xen,
             clock,
             mut ram,
+            packets,
             window,
             store,
             ports,
@@ -68,7 +68,7 @@ impl Domain {
         let small = ram.pages() / 8;
         let buffers = Buffers::new(cut(&mut ram, small), ram);
         let map = map_mode(&command_line);
-        let pools = Pools::new(buffers, window, Limits { packets: PACKETS, copies: COPIES, map });
+        let pools = Pools::new(buffers, window, Limits { packets, copies: COPIES, map });
         let switches = Switches::new(SWITCHES, [cpu::random(), cpu::random()]);
         let mut network = Network::new(xen, pools, switches);
         if let Some(nic) = nic::find(&reserved, lapic, &mut pages) {

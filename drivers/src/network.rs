@@ -12,6 +12,7 @@ use core::fmt;
 
 use kernel::Pools;
 use kernel::defect::{self, Defect};
+use kernel::memory;
 use kernel::packet::Batch;
 use kernel::pages::ShardId;
 use kernel::switch::{
@@ -26,6 +27,9 @@ use crate::netback::{Carrier, ConnectRequest, Progress, Urgency, VifConfig, VifH
 use crate::nic::{Cause, Link, Nic, Status};
 use slow_path::{Notices, SlowPath};
 
+/// Bytes of heap that have to be there for another vif: more than it and a bridge of its
+/// own take, in their largest pieces and in all.
+const HEAP_FOR_A_VIF: usize = 256 << 10;
 /// The largest IP packet where nothing else is configured.
 const MTU: u16 = 1500;
 /// What may wait for a guest that is short of receive slots: twice as many packets
@@ -144,6 +148,8 @@ pub enum Refusal {
     Join(JoinError),
     /// Its rings or its event channel.
     Attach(AttachError),
+    /// The domain's heap is used up.
+    Memory,
 }
 
 impl fmt::Display for Refusal {
@@ -152,6 +158,7 @@ impl fmt::Display for Refusal {
             Self::Bridge(error) => write!(f, "bridge: {error}"),
             Self::Join(error) => error.fmt(f),
             Self::Attach(error) => error.fmt(f),
+            Self::Memory => f.write_str("no memory left for another vif: set memory= higher"),
         }
     }
 }
@@ -455,6 +462,9 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
 
     fn connect(&mut self, request: &ConnectRequest, _now: Instant) -> Result<(), Refusal> {
         let ConnectRequest { vif: id, config, frontend } = request;
+        if !memory::heap_has(HEAP_FOR_A_VIF) {
+            return Err(Refusal::Memory);
+        }
         let bridge = config.bridge.parse::<BridgeName>().map_err(Refusal::Bridge)?;
         let port = PortConfig {
             address: Some(config.mac),
@@ -492,8 +502,10 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             vifs.len() - 1
         });
         vifs[place] = Some(attached);
-        // A flush asks each of them at most three times.
+        // So that neither list grows while packets pass. A flush asks each of them at
+        // most three times.
         self.endpoints.asked.reserve(3 * self.endpoints.vifs.len());
+        self.ready.reserve(self.endpoints.vifs.len());
         self.names.insert(*id, place);
         self.events.insert(event, place);
         self.shards.insert(shard, place);

@@ -250,6 +250,10 @@ impl Buffers {
     }
 }
 
+/// Bytes of heap that a cell takes.
+#[cfg(test)]
+pub(super) const CELL: usize = size_of::<u32>() + size_of::<u16>();
+
 struct Class {
     ram: Ram,
     free: Vec<u32>,

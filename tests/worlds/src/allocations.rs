@@ -1,10 +1,12 @@
-//! How often memory was allocated, by thread.
+//! How often memory was allocated, by thread, and how much there is.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::ptr;
 
 thread_local! {
     static COUNT: Cell<u64> = const { Cell::new(0) };
+    static LARGEST: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
 struct Counting;
@@ -14,6 +16,9 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // A thread that ends counts no more.
         let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+        if LARGEST.try_with(|largest| layout.size() > largest.get()).unwrap_or(false) {
+            return ptr::null_mut();
+        }
         // SAFETY: the caller's contract.
         unsafe { System.alloc(layout) }
     }
@@ -26,6 +31,11 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
+
+/// From now on this thread gets no piece of memory that is larger than so many bytes.
+pub fn set_largest(bytes: usize) {
+    LARGEST.set(bytes);
+}
 
 /// How often this thread has allocated.
 pub(crate) fn allocations() -> u64 {

@@ -6,7 +6,7 @@
 //! is there to wake it, so that a wake-up that is lost, or a loop that never rests,
 //! fails a test.
 
-mod allocations;
+pub mod allocations;
 pub mod explorer;
 pub mod frames;
 mod front;

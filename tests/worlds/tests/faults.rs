@@ -7,7 +7,9 @@ use drivers::netback::Frontend;
 use drivers::netback::data::{AttachError, Vif};
 use kernel::pages::choice::Mode;
 use kernel::switch::Holding;
-use worlds::{GUESTS, Id, Level, Manners, Outgoing, US, World, frames, journal, pools};
+use worlds::{
+    GUESTS, Id, Level, Manners, Outgoing, US, World, allocations, frames, journal, pools,
+};
 use xen::event::RemotePort;
 use xen::fake::{FakeXen, Grant, Kind, Operation, When};
 use xen::netif::Status;
@@ -64,6 +66,24 @@ fn s9_each_step_of_connecting_fails_in_turn() {
     }
     let frame = send(&mut world, a, b, 100);
     assert_eq!(world[b].received.pop().expect("others go on").bytes, frame);
+    world.end();
+}
+
+/// The domain's memory is used up: another vif is refused, and nobody else notices.
+#[test]
+fn no_memory_is_left_for_another_vif() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    allocations::set_largest(200 << 10);
+    let c = world.attach(2);
+    let error = world.error(c).expect("the operator is told");
+    assert!(error.contains("memory"), "{error}");
+    let frame = send(&mut world, a, b, 1000);
+    assert_eq!(world[b].received.pop().expect("others go on").bytes, frame);
+    assert_eq!(world.detach(c), Ok(()));
+    allocations::set_largest(usize::MAX);
+    let c = world.attach(2);
+    assert!(world.is_connected(c), "there is memory again");
     world.end();
 }
 
