@@ -37,8 +37,9 @@ check: build ## formatting, lints and the tests that need no Xen
 lab: build ## the tests on real Xen in QEMU
 	cargo run --release -p lab -- test $(image)
 
-soak: build ## every history of a larger world; 1 GiB between two guests on real Xen
+soak: build ## every history of a larger world; more packets; 1 GiB between guests on real Xen
 	SOAK=1 cargo test -p worlds --test explorer -- --nocapture anything
+	SOAK=1 cargo test -p worlds --test compositions -- --nocapture
 	cargo run --release -p lab -- test $(image) soak
 
 bindings: ## generate kernel/xen/src/bindings.rs from Xen's headers

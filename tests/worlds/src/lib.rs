@@ -7,6 +7,8 @@
 //! fails a test.
 
 pub mod allocations;
+pub mod compositions;
+mod delivery;
 pub mod explorer;
 pub mod frames;
 mod front;

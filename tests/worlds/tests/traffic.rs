@@ -3,142 +3,16 @@
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
-use proptest::prelude::*;
 use worlds::{Id, Manners, Outgoing, TxAnswer, World, frames};
-use xen::PAGE_SIZE;
 use xen::fake::{Kind, Operation};
 use xen::netif::{ExtraFlags, ExtraInfo, RxFlags, Status, TxFlags};
 use xen::ring::Word;
 
-const JUMBO: (&str, &str) = ("mtu", "65517");
 const OKAY: i16 = Status::Okay as i16;
 const ERROR: i16 = Status::Error as i16;
 
-/// Sends and sees that it arrives unchanged, that all slots are answered, and that
-/// everything is at rest again.
-fn pass_on(world: &mut World, from: Id, to: Id, packet: &Outgoing) {
-    let ids = world[from].send(packet);
-    world.settle();
-    let received = std::mem::take(&mut world[to].received);
-    assert_eq!(received.len(), 1, "{} bytes in {:?}", packet.bytes.len(), packet.pieces);
-    assert!(received[0].bytes == packet.bytes, "{} bytes changed", packet.bytes.len());
-    assert_eq!(received[0].failed, 0);
-    assert_eq!(received[0].slots, packet.bytes.len().div_ceil(PAGE_SIZE), "exact fit (P-19)");
-    let mut answered = std::mem::take(&mut world[from].answers);
-    answered.sort_by_key(|answer| ids.iter().position(|id| *id == answer.id));
-    let expected: Vec<_> = ids.iter().map(|&id| TxAnswer { id, status: OKAY }).collect();
-    assert_eq!(answered, expected, "one response a slot (P-15)");
-    assert_eq!(world[from].unanswered(), 0);
-    world.check_at_rest();
-}
-
 fn frame(world: &World, from: Id, to: Id, len: usize) -> Vec<u8> {
     frames::plain(world[to].mac(), world[from].mac(), len, len as u64)
-}
-
-#[test]
-fn every_size_arrives_as_it_was_sent() {
-    let mut world = World::new();
-    let [a, b] = world.connected();
-    for len in 14..=1514 {
-        let (from, to) = if len % 2 == 0 { (a, b) } else { (b, a) };
-        let frame = frame(&world, from, to, len);
-        pass_on(&mut world, from, to, &Outgoing::whole(&frame));
-    }
-    world.end();
-}
-
-#[test]
-fn packets_of_up_to_64_kib_arrive_where_the_mtu_allows() {
-    let mut world = World::new();
-    let [a, b] = [0, 1].map(|guest| world.attach_with(guest, Manners::default(), &[JUMBO]));
-    for len in [1515, 4095, 4096, 4097, 8192, 8193, 9014, 32_768, 61_440, 61_441, 65_531] {
-        let frame = frame(&world, a, b, len);
-        pass_on(&mut world, a, b, &Outgoing::whole(&frame));
-    }
-    world.end();
-}
-
-/// Lengths of the slots of a packet of up to `most` bytes, the first at least 14.
-fn cuts(most: u16) -> impl Strategy<Value = Vec<u16>> {
-    let further = prop_oneof![Just(0), Just(1), 1..200u16, 1..=most / 8, Just(most / 4)];
-    (14..=most / 4, prop::collection::vec(further, 0..=18)).prop_map(move |(first, further)| {
-        let mut left = most - first;
-        let further = further.into_iter().map(|len| {
-            let len = len.min(left);
-            left -= len;
-            len
-        });
-        [first].into_iter().chain(further).collect()
-    })
-}
-
-fn placed(lens: Vec<u16>, offset: u16) -> Vec<(u16, u16)> {
-    lens.into_iter().map(|len| (offset.min(PAGE_SIZE as u16 - len), len)).collect()
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// Whatever slots a packet is cut into: one-byte ones, empty ones (P-10), the most
-    /// there may be (P-9), headers over many of them (S-13, T-9).
-    #[test]
-    fn packets_arrive_however_they_are_cut(
-        packets in prop::collection::vec(
-            (prop_oneof![cuts(180), cuts(1514), cuts(16_000)], 0..=PAGE_SIZE as u16),
-            24,
-        ),
-    ) {
-        let mut world = World::new();
-        let [a, b] = [0, 1].map(|guest| world.attach_with(guest, Manners::default(), &[JUMBO]));
-        for (lens, offset) in packets {
-            let len = lens.iter().copied().map(usize::from).sum();
-            let frame = frame(&world, a, b, len);
-            pass_on(&mut world, a, b, &Outgoing::cut(&frame, placed(lens, offset)));
-        }
-        world.end();
-    }
-}
-
-/// S-13, S-14: the smallest first slot and the rest a byte a slot, in the most slots.
-#[test]
-fn headers_in_one_byte_slots() {
-    let mut world = World::new();
-    let [a, b] = world.connected();
-    for further in 0..=18 {
-        let lens = [14].into_iter().chain([1].repeat(further)).collect();
-        let frame = frame(&world, a, b, 14 + further);
-        pass_on(&mut world, a, b, &Outgoing::cut(&frame, placed(lens, 4095)));
-    }
-    for lens in [
-        // The rest, of which no byte is looked at, and which the 128th byte cuts.
-        [vec![110], vec![1; 17], vec![600]].concat(),
-        [vec![128], vec![500], vec![400]].concat(),
-        [vec![127, 1], vec![500], vec![400]].concat(),
-        [vec![129], vec![63]].concat(),
-        [vec![129], vec![64]].concat(),
-    ] {
-        let frame = frame(&world, a, b, lens.iter().map(|len| usize::from(*len)).sum());
-        pass_on(&mut world, a, b, &Outgoing::cut(&frame, placed(lens, 0)));
-    }
-    world.end();
-}
-
-/// S-15: an empty slot's page is not looked at, wherever the slot stands; and it is
-/// answered once.
-#[test]
-fn empty_slots_at_every_place() {
-    let mut world = World::new();
-    let [a, b] = world.connected();
-    for place in 1..6 {
-        for count in [1, 3] {
-            let mut lens = vec![60, 100, 300, 40, 500];
-            lens.splice(place..place, [0].repeat(count));
-            let frame = frame(&world, a, b, 1000);
-            pass_on(&mut world, a, b, &Outgoing::cut(&frame, placed(lens, 3)));
-        }
-    }
-    world.end();
 }
 
 /// Headers are copied to our memory, the payload is not: it goes from one guest's
@@ -287,7 +161,7 @@ fn nothing_to_do_costs_nothing() {
     let mut world = World::new();
     let [a, b] = world.connected();
     let frame = frame(&world, a, b, 1000);
-    pass_on(&mut world, a, b, &Outgoing::whole(&frame));
+    world.pass_on(a, b, &Outgoing::whole(&frame));
     world.pass(Duration::from_secs(1));
     let (counts, turns) = (world.xen.counts(), world.turns);
     world.pass(Duration::from_secs(3600));

@@ -1,0 +1,40 @@
+//! What must come of a packet that an honest guest sends.
+
+use xen::PAGE_SIZE;
+use xen::netif::Status;
+
+use crate::{Id, Outgoing, TxAnswer, World};
+
+impl World {
+    /// Sends a packet from one guest to another, and sees that it arrives unchanged, that
+    /// all slots are answered, and that everything is at rest again.
+    ///
+    /// # Panics
+    /// If any of it is not so.
+    pub fn pass_on(&mut self, from: Id, to: Id, packet: &Outgoing) {
+        let ids = self[from].send(packet);
+        self.settle();
+        let received = std::mem::take(&mut self[to].received);
+        let len = packet.bytes.len();
+        assert_eq!(received.len(), 1, "{len} bytes in {:?}", packet.pieces);
+        assert!(received[0].bytes == packet.bytes, "{len} bytes changed: {:?}", packet.pieces);
+        assert_eq!(received[0].failed, 0);
+        assert_eq!(received[0].slots, len.div_ceil(PAGE_SIZE), "exact fit (P-19)");
+        self.check_answers(from, &ids, Status::Okay);
+        self.check_at_rest();
+    }
+
+    /// Checks that a guest has got a response of this status to each of these slots, and
+    /// no other (P-15).
+    ///
+    /// # Panics
+    /// If it has not.
+    pub fn check_answers(&mut self, from: Id, ids: &[u16], status: Status) {
+        let mut answered = std::mem::take(&mut self[from].answers);
+        answered.sort_by_key(|answer| ids.iter().position(|id| *id == answer.id));
+        let status = status as i16;
+        let expected: Vec<_> = ids.iter().map(|&id| TxAnswer { id, status }).collect();
+        assert_eq!(answered, expected, "one response a slot (P-15)");
+        assert_eq!(self[from].unanswered(), 0);
+    }
+}
