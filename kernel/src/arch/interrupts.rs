@@ -2,16 +2,20 @@
 //!
 //! Handlers acknowledge and mark; all work is the event loop's. They can run twice
 //! for one event, and one inside another, without harm. Exceptions are defects of
-//! ours and end in a panic.
+//! ours and end in a panic, on a stack of their own: what is wrong may be the stack.
 
 use core::arch::global_asm;
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use x86_64::VirtAddr;
-use x86_64::instructions::tables::lidt;
+use x86_64::instructions::tables::{lidt, load_tss};
 use x86_64::registers::control::Cr2;
 use x86_64::registers::segmentation::{CS, Segment};
 use x86_64::structures::DescriptorTablePointer;
+use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable};
+use x86_64::structures::tss::TaskStateSegment;
+use xen::hypercall::{self, Shutdown};
 
 use super::apic;
 use crate::events;
@@ -27,6 +31,14 @@ pub const SPURIOUS_VECTOR: u8 = 0xff;
 
 /// The interrupt descriptor table (Intel SDM vol. 3, 7.11): a gate a vector.
 static mut TABLE: [u128; 256] = [0; 256];
+
+/// The stack of exceptions: enough for a panic's words.
+static mut EXCEPTION_STACK: [u128; 1024] = [0; 1024];
+/// Tells the processor of that stack, as the first of those that a gate can ask for
+/// (Intel SDM vol. 3, 7.14.5).
+static mut TASK: TaskStateSegment = TaskStateSegment::new();
+/// The code segment, and the one that holds [`TASK`].
+static mut SEGMENTS: GlobalDescriptorTable = GlobalDescriptorTable::new();
 
 global_asm!(
     r#"
@@ -127,6 +139,8 @@ unsafe extern "C" {
 /// # Safety
 /// Called once, before interrupts are on.
 pub unsafe fn load() {
+    // SAFETY: the caller's contract.
+    unsafe { set_exception_stack() };
     let exceptions = exception_entries as *const () as u64;
     let devices = [device_entry_0, device_entry_1, device_entry_2, device_entry_3];
     let vectors = (0..32)
@@ -138,8 +152,10 @@ pub unsafe fn load() {
         ]);
     let table = &raw mut TABLE;
     for (vector, handler) in vectors {
+        // Interrupts have none of their own: one inside another would overwrite it.
+        let stack = u64::from(vector < 32);
         // SAFETY: a `u8` indexes all of the table, which is not loaded yet.
-        unsafe { (*table)[usize::from(vector)] = gate(handler) };
+        unsafe { (*table)[usize::from(vector)] = gate(handler, stack) };
     }
     let pointer = DescriptorTablePointer {
         limit: (size_of::<[u128; 256]>() - 1) as u16,
@@ -149,11 +165,38 @@ pub unsafe fn load() {
     unsafe { lidt(&pointer) };
 }
 
-/// A present interrupt gate of ring 0 without a stack of its own.
-fn gate(handler: u64) -> u128 {
+/// Has the processor know the exceptions' stack.
+///
+/// # Safety
+/// Called once.
+unsafe fn set_exception_stack() {
+    let stack = &raw const EXCEPTION_STACK;
+    let top = VirtAddr::from_ptr(stack.wrapping_add(1));
+    let task = &raw mut TASK;
+    // SAFETY: nobody else has it, and the processor does not know it yet.
+    unsafe { (*task).interrupt_stack_table[0] = top };
+    let segments = &raw mut SEGMENTS;
+    // SAFETY: nobody else has them, by the caller's contract.
+    let segments = unsafe { &mut *segments };
+    segments.append(Descriptor::kernel_code_segment());
+    // SAFETY: for good, since nothing else of it is ever written.
+    let task = segments.append(Descriptor::tss_segment(unsafe { &*task }));
+    // The code segment is the one that the entry code loaded, at the same place.
+    segments.load();
+    // SAFETY: the selector of the task's segment in the table just loaded.
+    unsafe { load_tss(task) };
+}
+
+/// A present interrupt gate of ring 0, with the stack of this number in [`TASK`], or with
+/// 0 without a stack of its own.
+fn gate(handler: u64, stack: u64) -> u128 {
     const PRESENT_INTERRUPT_GATE: u64 = 0x8e00 << 32;
     let selector = u64::from(CS::get_reg().0) << 16;
-    let low = handler & 0xffff | selector | PRESENT_INTERRUPT_GATE | (handler & 0xffff_0000) << 32;
+    let low = handler & 0xffff
+        | selector
+        | stack << 32
+        | PRESENT_INTERRUPT_GATE
+        | (handler & 0xffff_0000) << 32;
     u128::from(low) | u128::from(handler >> 32) << 64
 }
 
@@ -190,5 +233,11 @@ impl fmt::Display for Exception {
 }
 
 extern "C" fn exception(frame: &Exception) -> ! {
+    static ONCE: AtomicBool = AtomicBool::new(false);
+    if ONCE.swap(true, Ordering::Relaxed) {
+        // One of the panic's own, which would go round for ever on a stack that begins
+        // anew each time.
+        hypercall::shutdown(Shutdown::Crash)
+    }
     panic!("{frame}")
 }
