@@ -15,6 +15,7 @@ mod front;
 mod journal;
 pub mod scenarios;
 pub mod small;
+pub mod trials;
 mod wire;
 mod world;
 

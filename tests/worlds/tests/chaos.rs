@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use worlds::trials::trials;
 use worlds::{Id, Level, Manners, Outgoing, World, frames, journal};
 use xen::fake::Grant;
 use xen::grant::GrantRef;
@@ -142,12 +143,7 @@ impl Chaos {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 48,
-        failure_persistence: None,
-        max_shrink_iters: 200,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(trials(48))]
 
     #[test]
     fn others_do_not_notice(deeds in prop::collection::vec(deed(), 1..30)) {

@@ -14,6 +14,7 @@ use kernel::switch::Holding;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use worlds::compositions::{self, Composition, Fate, LINUX_FRAGMENTS, Part, Slots, WORST};
+use worlds::trials::{soaks, trials};
 use worlds::{Id, Manners, Outgoing, TxAnswer, World, frames};
 use xen::PAGE_SIZE;
 use xen::fake::{Kind, Operation};
@@ -26,10 +27,6 @@ const LONGEST: usize = 1514;
 const LONGEST_JUMBO: usize = 65_531;
 /// A station on the wire.
 const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
-
-fn soaks() -> bool {
-    std::env::var_os("SOAK").is_some()
-}
 
 /// A world of two guests whose MTU is as large as can be.
 fn jumbo() -> (World, [Id; 2]) {
@@ -348,8 +345,7 @@ fn any_composition_meets_its_fate() {
         composition(LONGEST_JUMBO, LINUX_FRAGMENTS, 2 * PAGE_SIZE),
         composition(LONGEST_JUMBO, 2, 32_000),
     ];
-    let cases = if soaks() { 1000 } else { 32 };
-    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let config = trials(32);
     let fates = Cell::new([0; 3]);
     let outcome = TestRunner::new(config).run(&prop::collection::vec(any, 32), |all| {
         let (mut world, guests) = jumbo();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use kernel::switch::Holding;
 use worlds::explorer::{Play, explore};
 use worlds::small::{Action, End, Plot, SmallWorld, To, Who};
+use worlds::trials::soaks;
 use xen::fake::Kind;
 
 const HOLDINGS: [Holding; 2] = [Holding::Mapped(Duration::from_secs(4)), Holding::Private];
@@ -122,7 +123,7 @@ fn the_receiver_ends_and_comes_back() {
 /// All of it at once, where there is time for that.
 #[test]
 fn anything_happens() {
-    if std::env::var_os("SOAK").is_none() {
+    if !soaks() {
         println!("explored with SOAK=1 alone");
         return;
     }

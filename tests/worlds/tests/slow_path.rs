@@ -6,6 +6,7 @@ use drivers::netback::{Progress, Urgency, VifHost, VifId};
 use drivers::report::Report;
 use kernel::switch::{DropReason, SlowPath};
 use proptest::prelude::*;
+use worlds::trials::trials;
 use worlds::{Id, Level, Outgoing, Received, World, frames, journal};
 use xen::ring::Word;
 
@@ -334,7 +335,7 @@ fn neighbours_do_not_fill_the_log() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(trials(64))]
 
     /// Whatever comes from the wire for bridges, and whatever a guest sends there: what
     /// is told of it is printable and little, and the others' packets pass.
