@@ -16,6 +16,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use crate::client::Agent;
 use crate::log::Log;
 use crate::setup::Parts;
+use crate::wire_peer::Wire;
 
 /// How long the agent in dom0 may take to answer.
 const DOM0_STARTS: Duration = Duration::from_secs(120);
@@ -89,14 +90,17 @@ pub struct Running {
 
 impl Machine<'_> {
     /// Starts the machine and waits for the agent in dom0. Beside it returns the other
-    /// end of the NIC's wire, where one datagram is one frame.
-    pub fn start(&self) -> Result<(Running, UnixDatagram)> {
+    /// ends of the NIC's wire.
+    pub fn start(&self) -> Result<(Running, Wire)> {
         let serial = Log::create(&self.run.join("xen.log"))?;
         let transcript = Log::create(&self.run.join("commands.log"))?;
         let (ours, theirs) = UnixStream::pair()?;
-        let (wire, nics_end) = UnixDatagram::pair()?;
-        fcntl_setfd(&nics_end, FdFlags::empty())?;
-        let mut command = self.command(nics_end.as_raw_fd());
+        let (nic, nics_end) = UnixDatagram::pair()?;
+        let (gateway, gateways_end) = UnixDatagram::pair()?;
+        for end in [&nics_end, &gateways_end] {
+            fcntl_setfd(end, FdFlags::empty())?;
+        }
+        let mut command = self.command(nics_end.as_raw_fd(), gateways_end.as_raw_fd());
         fs::write(self.run.join("qemu.cmd"), format!("{command:?}\n"))?;
         let mut emulator = command
             .stdin(OwnedFd::from(theirs))
@@ -107,7 +111,7 @@ impl Machine<'_> {
         let mut console = emulator.stdout.take().expect("stdout is piped");
         // Closes our copies of the emulator's ends of the sockets, so that its death
         // is seen on ours.
-        drop((command, nics_end));
+        drop((command, nics_end, gateways_end));
 
         let log = serial.clone();
         thread::spawn(move || {
@@ -121,10 +125,10 @@ impl Machine<'_> {
         let dom0 = Agent::connect("dom0", ours.try_clone()?, ours, transcript, DOM0_STARTS)
             .with_context(|| fs::read_to_string(self.run.join("qemu.err")).unwrap_or_default())
             .context("the machine does not start")?;
-        Ok((Running { emulator, serial, dom0 }, wire))
+        Ok((Running { emulator, serial, dom0 }, Wire { nic, gateway: Some(gateway) }))
     }
 
-    fn command(&self, wire: RawFd) -> Command {
+    fn command(&self, wire: RawFd, gateway: RawFd) -> Command {
         let parts = self.parts;
         // The emulator must not outlive the harness, however that ends.
         let mut command = Command::new("setpriv");
@@ -143,7 +147,7 @@ impl Machine<'_> {
             command.arg(format!("id=d{slot},if=none,format=raw,snapshot=on,file={file}"));
             command.args(["-device", &format!("virtio-blk-pci,drive=d{slot},addr={slot}")]);
         }
-        self.network(&mut command, wire);
+        self.network(&mut command, wire, gateway);
         // The agent's port is the emulator's standard input, a socket.
         command.args(["-chardev", "socket,id=agent,fd=0", "-device", "virtio-serial-pci,addr=6"]);
         command.args(["-device", "virtserialport,chardev=agent,name=agent"]);
@@ -152,11 +156,20 @@ impl Machine<'_> {
         command
     }
 
-    /// The NIC's wire ends in a socket that the emulator inherits. What passes is
-    /// captured.
-    fn network(&self, command: &mut Command, wire: RawFd) {
+    /// The NIC's wire ends in a socket that the emulator inherits, and so does the
+    /// user-mode network's, which answers but leads nowhere. What passes is captured.
+    fn network(&self, command: &mut Command, wire: RawFd, gateway: RawFd) {
         let file = self.run.join(WIRE_CAPTURE);
-        command.args(["-netdev", &format!("dgram,id=wire,local.type=fd,local.str={wire}")]);
+        let socket = |id, fd| format!("dgram,id={id},local.type=fd,local.str={fd}");
+        for netdev in [
+            &socket("wire", wire),
+            &socket("beyond", gateway),
+            "user,id=user,ipv6=off,restrict=on",
+            "hubport,id=to-user,hubid=0,netdev=user",
+            "hubport,id=to-peer,hubid=0,netdev=beyond",
+        ] {
+            command.args(["-netdev", netdev]);
+        }
         let nic = format!("{},netdev=wire,addr=5,mac={NIC_MAC}", self.nic.device());
         command.args(["-device", &nic, "-object"]);
         let capture =

@@ -10,15 +10,19 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::client::Agent;
-use crate::config::{DRIVER_DOMAIN, Door, GuestKind};
+use crate::config::{self, DRIVER_DOMAIN, Door, GuestKind};
 use crate::lab::{Lab, Options};
 use crate::log::Log;
+use crate::observe::counters::{self, Counters};
 use crate::observe::wire::Mac;
 use crate::observe::xen_log;
 use crate::wire_peer::WirePeer;
 
 /// How long Causeway may take until it is ready.
 pub const READY: Duration = Duration::from_secs(60);
+
+/// How long Causeway may take to print its counters.
+const COUNTERS: Duration = Duration::from_secs(20);
 
 /// Who serves the guests' vifs.
 #[derive(Clone, Debug)]
@@ -45,6 +49,8 @@ pub struct World {
     lab: Lab,
     backend: Backend,
     console: Option<Log>,
+    /// What `extra=` says, where Causeway was started with it.
+    words: String,
     peers: BTreeMap<String, Peer>,
     on_the_wire: BTreeSet<Mac>,
 }
@@ -60,6 +66,7 @@ impl World {
             lab: Lab::boot(&options)?,
             backend: backend.clone(),
             console: None,
+            words: String::new(),
             peers: BTreeMap::new(),
             on_the_wire: BTreeSet::new(),
         };
@@ -125,9 +132,12 @@ impl World {
         self.wait_gone("", 30)
     }
 
-    /// Waits until no domain whose name begins with `name` is left but dom0.
+    /// Waits until no domain whose name begins with `name` is left but dom0, and nothing
+    /// of any that was destroyed: such a one has no name any more.
     pub fn wait_gone(&self, name: &str, seconds: u32) -> Result<()> {
-        let command = format!("while xl list | tail -n +3 | grep '^{name}'; do sleep 0.2; done");
+        let domains = "xl list | tail -n +3";
+        let command =
+            format!("while {domains} | grep -e '^{name}' -e '^(null)'; do sleep 0.2; done");
         self.dom0().run(&command, seconds).map(drop).context("a domain does not go away")
     }
 
@@ -137,8 +147,43 @@ impl World {
         self.needs_causeway()?;
         let console = self.lab.driver_domain(door)?;
         let line = console.wait(&["causeway", "ready"], READY)?;
-        self.console = Some(console.clone());
+        self.adopt_driver_domain(console.clone());
         Ok((console, line))
+    }
+
+    /// Sees to it that Causeway runs with the NIC and these words in `extra=`; where it
+    /// does not, it is started so in place of all other domains.
+    pub fn causeway_with(&mut self, words: &str) -> Result<()> {
+        self.needs_causeway()?;
+        if self.console.is_some() && self.words == words {
+            return Ok(());
+        }
+        self.clear()?;
+        let options = format!("kernel = '/lab/causeway'\nextra = '{words}'\n");
+        let config = config::driver_domain(Door::Firmware)? + "\n" + &options;
+        let console = self.lab.create(DRIVER_DOMAIN, &config, "")?;
+        console.wait(&["causeway", "ready"], READY)?;
+        self.adopt_driver_domain(console);
+        self.words = words.into();
+        Ok(())
+    }
+
+    /// Causeway's counters now.
+    pub fn counters(&self) -> Result<Counters> {
+        let console = self.console.as_ref().context("Causeway does not run")?;
+        let mark = console.len();
+        let domain = self.domain_id(DRIVER_DOMAIN)?;
+        let ask = format!("echo > $(xenstore-read /local/domain/{domain}/console/tty)");
+        self.dom0().run(&ask, 20)?;
+        console
+            .wait_from(mark, COUNTERS, |line| line.starts_with(counters::LAST))
+            .context("Causeway's counters")?;
+        Ok(Counters::new(&console.since(mark)))
+    }
+
+    /// A domain's number.
+    pub fn domain_id(&self, name: &str) -> Result<u16> {
+        Ok(self.dom0().run(&format!("xl domid {name}"), 20)?.trim().parse()?)
     }
 
     /// Sees to it that the driver domain with the NIC runs; returns its console.
@@ -150,7 +195,7 @@ impl World {
             Backend::Causeway(_) => Ok(self.start_causeway(Door::Firmware)?.0),
             Backend::Linux => {
                 let console = self.lab.linux_driver_domain()?;
-                self.console = Some(console.clone());
+                self.adopt_driver_domain(console.clone());
                 Ok(console)
             }
         }
@@ -185,6 +230,7 @@ impl World {
     /// A scenario started the driver domain itself; this is its console.
     pub fn adopt_driver_domain(&mut self, console: Log) {
         self.console = Some(console);
+        self.words.clear();
     }
 
     /// The driver domain is another one now, or none.

@@ -41,6 +41,13 @@ impl Snapshot {
         }
     }
 
+    /// How many of `granter`'s grants `grantee` uses.
+    pub fn grants(&self, granter: u16, grantee: u16) -> usize {
+        let prefix = format!("grant of d{granter} to d{grantee},");
+        let grants = self.0.iter().filter(|(thing, _)| thing.starts_with(&prefix));
+        grants.map(|(_, count)| count).sum()
+    }
+
     /// One line for each thing that `later` has more or fewer of.
     fn difference(&self, later: &Snapshot) -> Vec<String> {
         let keys = self.0.keys().chain(later.0.keys().filter(|key| !self.0.contains_key(*key)));
@@ -158,6 +165,7 @@ mod tests {
         let count = |key: &str| found.0.get(key).copied();
         assert_eq!(count("grant of d2 to d1, pin 0x00000001"), Some(2));
         assert_eq!(count("grant of d2 to d0, pin 0x00000002"), Some(1));
+        assert_eq!([found.grants(2, 1), found.grants(2, 0), found.grants(1, 2)], [2, 1, 0]);
         assert_eq!(count("event channel of d1, state 3 d=2"), Some(2));
         assert_eq!(count("event channel of d1, state 4 i=9"), Some(1));
         assert_eq!(found.0.len(), 6);

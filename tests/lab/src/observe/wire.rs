@@ -45,6 +45,11 @@ impl fmt::Debug for Frame<'_> {
 }
 
 impl Frame<'_> {
+    /// Who it is sent to, if it is long enough to tell.
+    pub fn destination(&self) -> Option<Mac> {
+        Some(Mac(self.0.get(..6)?.try_into().ok()?))
+    }
+
     /// Who sent it, if it is long enough to tell.
     pub fn source(&self) -> Option<Mac> {
         Some(Mac(self.0.get(6..12)?.try_into().ok()?))

@@ -4,6 +4,7 @@ mod churn;
 mod demo;
 mod doors;
 mod guests;
+mod lent;
 mod life;
 mod measure;
 mod outside;
@@ -67,6 +68,10 @@ pub const ALL: &[Scenario] = &[
         limit: LONG_LIMIT,
         ..scenario("destroy", "guests die under traffic, nothing is left", churn::destroy)
     },
+    scenario("paused", "a guest that is paused for a minute disturbs nobody", lent::paused),
+    scenario("map", "guests' pages reach the wire mapped or copied", lent::map),
+    scenario("mastering", "the NIC may not read memory any more, in mid-transfer", lent::mastering),
+    scenario("destroyed", "a guest dies with pages at the NIC", lent::destroyed),
     scenario("uplink", "extra= names the bridge that has the NIC", outside::uplink),
     scenario("early-guest", "a guest is created before Causeway is ready", life::early_guest),
     scenario("restart", "Causeway is replaced while guests run", life::restart),

@@ -5,10 +5,10 @@ use anyhow::{Context, Result, bail};
 use super::measure::{ping, transfer};
 use crate::agent::protocol::Exit;
 use crate::client::Agent;
-use crate::config::{self, DRIVER_DOMAIN, Door, GuestKind};
+use crate::config::GuestKind;
 use crate::observe::wire::Mac;
-use crate::wire_peer;
-use crate::world::{READY, World, bring_up, gone};
+use crate::wire_peer::{self, gateway};
+use crate::world::{World, bring_up, gone};
 
 const MIB: u64 = 16;
 
@@ -24,6 +24,7 @@ pub(super) fn guest(world: &mut World) -> Result<String> {
 /// Ping, and hashed transfers each way, over the NIC.
 fn reach_outside(from: &Agent) -> Result<String> {
     let round_trip = ping(from, wire_peer::IP, 20)?;
+    ping(from, gateway::IP, 20).context("the user-mode network's gateway")?;
     let out = transfer(from, "put", wire_peer::SERVER, MIB)?.mbit_per_second();
     let back = transfer(from, "get", wire_peer::SERVER, MIB)?.mbit_per_second();
     Ok(format!(
@@ -78,13 +79,7 @@ pub(super) fn internal(world: &mut World) -> Result<String> {
 
 /// The NIC belongs to the bridge that `extra=` names, and to no other.
 pub(super) fn uplink(world: &mut World) -> Result<String> {
-    world.needs_causeway()?;
-    world.clear()?;
-    let options = "kernel = '/lab/causeway'\nextra = 'uplink=other'\n";
-    let config = config::driver_domain(Door::Firmware)? + "\n" + options;
-    let console = world.lab().create(DRIVER_DOMAIN, &config, "")?;
-    console.wait(&["causeway", "ready"], READY)?;
-    world.adopt_driver_domain(console);
+    world.causeway_with("uplink=other")?;
     let a = world.peer("a", GuestKind::Pv)?;
     let mac = Mac([0x00, 0x16, 0x3E, 0, 3, 1]);
     world.allow_on_the_wire(mac);

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
+use super::gateway::Gateway;
 use crate::observe::wire::{Frame, LONGEST, Watch};
 
 /// What the emulator hands over at most.
-const LARGEST_DATAGRAM: usize = 4096 + 65536;
+pub(super) const LARGEST_DATAGRAM: usize = 4096 + 65536;
 
 /// Frames that may wait until the wire has room again.
 const BACKLOG: usize = 64;
@@ -20,6 +21,7 @@ const BACKLOG: usize = 64;
 pub(super) struct Link {
     /// Judges what comes in.
     pub(super) watch: Watch,
+    gateway: Option<Gateway>,
     outlet: Outlet,
     received: Box<[u8]>,
     ended: bool,
@@ -33,10 +35,12 @@ pub(super) struct Outlet {
 }
 
 impl Link {
-    /// A link over `socket`.
-    pub(super) fn new(socket: Arc<UnixDatagram>) -> Link {
+    /// A link over `socket`, through which the gateway is reached as well, where there is
+    /// one.
+    pub(super) fn new(socket: Arc<UnixDatagram>, gateway: Option<Arc<UnixDatagram>>) -> Link {
         Link {
             watch: Watch::default(),
+            gateway: gateway.map(Gateway::new),
             outlet: Outlet { socket, backlog: VecDeque::new(), latest: Vec::new() },
             received: vec![0; LARGEST_DATAGRAM].into(),
             ended: false,
@@ -53,7 +57,7 @@ impl Link {
         !self.outlet.backlog.is_empty()
     }
 
-    /// Sends what waited, as far as there is room.
+    /// Sends what waited, as far as there is room, and then what the gateway sends.
     pub(super) fn flush(&mut self) {
         while let Some(frame) = self.outlet.backlog.pop_front() {
             if !self.outlet.try_send(&frame) {
@@ -61,6 +65,9 @@ impl Link {
                 return;
             }
         }
+        while let Some(frame) = self.gateway.as_mut().and_then(Gateway::take)
+            && self.outlet.send(frame)
+        {}
     }
 
     /// Sends a frame as it is; whether there was room.
@@ -85,6 +92,15 @@ impl Link {
 }
 
 impl Outlet {
+    /// Sends a frame now or later; whether there was room.
+    fn send(&mut self, frame: &[u8]) -> bool {
+        let sent = self.backlog.is_empty() && self.try_send(frame);
+        if !sent {
+            self.backlog.push_back(frame.to_vec());
+        }
+        sent
+    }
+
     /// Whether the frame is on its way, or the wire is gone.
     fn try_send(&self, frame: &[u8]) -> bool {
         let result = self.socket.send(frame);
@@ -103,6 +119,9 @@ impl Device for Link {
         let length = self.read()?;
         let frame = &self.received[..length];
         self.watch.look(Frame(frame));
+        if let Some(gateway) = &self.gateway {
+            gateway.offer(Frame(frame));
+        }
         Some((Received(frame), &mut self.outlet))
     }
 
@@ -131,9 +150,7 @@ impl TxToken for &mut Outlet {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
         let mut frame = vec![0; length];
         let result = fill(&mut frame);
-        if !self.backlog.is_empty() || !self.try_send(&frame) {
-            self.backlog.push_back(frame.clone());
-        }
+        self.send(&frame);
         self.latest = frame;
         result
     }

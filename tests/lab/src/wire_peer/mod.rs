@@ -1,10 +1,12 @@
-//! The peer on the NIC's wire: a station of ours, alone on the wire's other end.
+//! The peer on the NIC's wire: a station of ours on the wire's other end, through which
+//! the emulator's user-mode network is reached as well.
 //!
 //! It answers ARP and ping, echoes datagrams, counts streams, serves hashed
 //! transfers, and judges every frame that the NIC sends. It can also stall, and send
 //! what no honest station sends.
 
 mod garbage;
+pub mod gateway;
 mod link;
 mod relay;
 mod station;
@@ -46,6 +48,14 @@ pub const STREAM_PORT: u16 = 7100;
 /// How soon what it is told has an effect.
 const ATTENTION: Duration = Duration::from_millis(20);
 
+/// The emulator's ends of the wire, each datagram a frame.
+pub struct Wire {
+    /// The NIC's.
+    pub nic: UnixDatagram,
+    /// The user-mode network's, where there is one.
+    pub gateway: Option<UnixDatagram>,
+}
+
 /// The peer. It ends when this is dropped, or with the wire.
 pub struct WirePeer {
     shared: Arc<Shared>,
@@ -59,15 +69,18 @@ struct Shared {
 }
 
 impl WirePeer {
-    /// Starts the peer on `wire`, each datagram of which is a frame.
-    pub fn start(wire: UnixDatagram) -> Result<WirePeer> {
-        wire.set_nonblocking(true)?;
+    /// Starts the peer on `wire`.
+    pub fn start(wire: Wire) -> Result<WirePeer> {
+        for socket in [Some(&wire.nic), wire.gateway.as_ref()].into_iter().flatten() {
+            socket.set_nonblocking(true)?;
+        }
+        let gateway = wire.gateway.map(Arc::new);
         // The stack's connections lead here.
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let server = listener.local_addr()?;
         thread::spawn(move || transfer::serve(&listener));
         let shared = Arc::new(Shared {
-            station: Mutex::new(Station::new(Arc::new(wire), server, Instant::now())),
+            station: Mutex::new(Station::new(Arc::new(wire.nic), gateway, server, Instant::now())),
             passed: Condvar::new(),
             dropped: AtomicBool::new(false),
         });

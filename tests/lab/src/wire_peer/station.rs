@@ -37,6 +37,7 @@ pub(super) type WaitsFor = (Arc<dyn AsFd + Send + Sync>, PollFlags);
 /// The peer.
 pub(super) struct Station {
     wire: Arc<UnixDatagram>,
+    gateway: Option<Arc<UnixDatagram>>,
     link: Link,
     interface: Interface,
     sockets: SocketSet<'static>,
@@ -90,9 +91,15 @@ impl Pace {
 }
 
 impl Station {
-    /// A station on `wire`, whose TCP port is that of `server`.
-    pub(super) fn new(wire: Arc<UnixDatagram>, server: SocketAddr, now: Instant) -> Station {
-        let mut link = Link::new(wire.clone());
+    /// A station on `wire`, whose TCP port is that of `server`, and through which the
+    /// gateway is reached.
+    pub(super) fn new(
+        wire: Arc<UnixDatagram>,
+        gateway: Option<Arc<UnixDatagram>>,
+        server: SocketAddr,
+        now: Instant,
+    ) -> Station {
+        let mut link = Link::new(wire.clone(), gateway.clone());
         let hardware = EthernetAddress(MAC.0).into();
         let mut interface = Interface::new(Config::new(hardware), &mut link, time::Instant::ZERO);
         interface.update_ip_addrs(|addresses| {
@@ -105,6 +112,7 @@ impl Station {
             (sockets.add(datagrams(ECHO_PORT)), sockets.add(datagrams(STREAM_PORT)));
         Station {
             wire,
+            gateway,
             link,
             interface,
             sockets,
@@ -152,6 +160,7 @@ impl Station {
         let mut flags = PollFlags::IN;
         flags.set(PollFlags::OUT, self.link.is_blocked());
         files.push((self.wire.clone(), flags));
+        files.extend(self.gateway.clone().map(|socket| (socket as _, PollFlags::IN)));
         for (handle, relay) in &self.relays {
             if let Some((stream, flags)) = relay.waits_for(self.sockets.get(*handle)) {
                 files.push((stream, flags));

@@ -25,13 +25,19 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
-        let (ours, theirs) = UnixDatagram::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        theirs.set_nonblocking(true).unwrap();
+        Bench::with(None)
+    }
+
+    fn with(gateway: Option<UnixDatagram>) -> Bench {
+        let (ours, theirs) = nonblocking_pair();
         // Nobody serves there; these tests make no connection.
         let server = SocketAddr::from(([127, 0, 0, 1], 9));
         let now = Instant::now();
-        Bench { station: Station::new(Arc::new(ours), server, now), wire: theirs, now }
+        Bench {
+            station: Station::new(Arc::new(ours), gateway.map(Arc::new), server, now),
+            wire: theirs,
+            now,
+        }
     }
 
     /// The peer knows the guest.
@@ -70,10 +76,21 @@ impl Bench {
     }
 }
 
+fn nonblocking_pair() -> (UnixDatagram, UnixDatagram) {
+    let pair = UnixDatagram::pair().unwrap();
+    pair.0.set_nonblocking(true).unwrap();
+    pair.1.set_nonblocking(true).unwrap();
+    pair
+}
+
 fn arp_request() -> Vec<u8> {
+    arp_request_for(IP)
+}
+
+fn arp_request_for(ip: Ipv4Addr) -> Vec<u8> {
     let mut frame = [&[0xFF; 6][..], &GUEST.0, &[0x08, 0x06]].concat();
     frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);
-    frame.extend([&GUEST.0[..], &GUEST_IP, &[0; 6], &IP.octets()].concat());
+    frame.extend([&GUEST.0[..], &GUEST_IP, &[0; 6], &ip.octets()].concat());
     frame.resize(60, 0);
     frame
 }
@@ -101,6 +118,32 @@ fn payload(frame: &[u8]) -> (u16, Vec<u8>) {
         Some(TransportSlice::Udp(udp)) => (udp.destination_port(), udp.payload().to_vec()),
         other => panic!("{other:?}"),
     }
+}
+
+/// It hears what is for it and nothing else; what it sends is nobody's fault.
+#[test]
+fn the_gateway_is_reached_through_the_peer() {
+    let (ours, gateway) = nonblocking_pair();
+    let mut bench = Bench::with(Some(ours));
+    let to_gateway = [&[0x52, 0x55, 10, 0, 2, 2][..], &GUEST.0, &[0; 60]].concat();
+    let mut heard = [0; 100];
+    for (frame, is_heard) in [
+        (arp_request_for(gateway::IP), true),
+        (to_gateway, true),
+        (arp_request(), false),
+        ([&MAC.0[..], &GUEST.0, &[0; 60]].concat(), false),
+    ] {
+        bench.send(&frame);
+        bench.pass();
+        let length = gateway.recv(&mut heard).unwrap_or(0);
+        assert_eq!(&heard[..length], if is_heard { &frame[..] } else { &[] });
+    }
+    while bench.receive().is_some() {}
+    bench.station.watch().take();
+    gateway.send(b"anything").unwrap();
+    bench.pass();
+    assert_eq!(bench.receive().as_deref(), Some(&b"anything"[..]));
+    assert_eq!(bench.station.watch().take().frames, 0);
 }
 
 #[test]
@@ -248,7 +291,7 @@ fn guest(wire: UnixDatagram) -> SocketAddr {
     thread::spawn(move || {
         let start = Instant::now();
         let time = || smoltcp::time::Instant::from_micros(start.elapsed().as_micros() as i64);
-        let mut link = Link::new(Arc::new(wire));
+        let mut link = Link::new(Arc::new(wire), None);
         let hardware = EthernetAddress(GUEST.0).into();
         let mut interface = Interface::new(Config::new(hardware), &mut link, time());
         interface.update_ip_addrs(|addresses| {
@@ -279,7 +322,7 @@ fn guest(wire: UnixDatagram) -> SocketAddr {
 #[test]
 fn it_serves_hashed_transfers_beside_garbage() {
     let (ours, theirs) = UnixDatagram::pair().unwrap();
-    let peer = WirePeer::start(ours).unwrap();
+    let peer = WirePeer::start(Wire { nic: ours, gateway: None }).unwrap();
     peer.expect_only(BTreeSet::from([GUEST]));
     let guest = guest(theirs).to_string();
     assert_eq!(transfer::put(&guest, 3).unwrap().bytes, 3 << 20);
