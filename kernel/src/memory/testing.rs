@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
-use xen::bindings::{GNTCOPY_source_gref, GNTST_bad_gntref, GNTST_eagain, GNTST_okay};
+use xen::bindings::{
+    GNTCOPY_source_gref, GNTST_bad_gntref, GNTST_eagain, GNTST_no_space, GNTST_okay,
+};
 use xen::event::{EventPort, RemotePort};
 use xen::grant::{GrantCopy, GrantMap, GrantRef, GrantRegion, GrantUnmap};
 use xen::{DomainId, Errno, ForeignFrame, Hypervisor, Instant, LocalFrame, PAGE_SIZE, SharedPage};
@@ -29,13 +31,15 @@ pub(crate) fn ram(pages: usize) -> Ram {
 }
 
 /// Pools with so many packets, pages of small and of large buffers, and copies in
-/// a batch.
+/// a batch, and frames to map at.
 pub(crate) fn pools(packets: usize, small: usize, large: usize, copies: usize) -> Pools {
     let limits = Limits { packets, copies, map: Mode::Auto };
-    Pools::new(Buffers::new(ram(small), ram(large)), Window::of(Vec::new()), limits)
+    // SAFETY: nothing is ever mapped, and each number is taken once.
+    let frames = (1..=256).map(|number| unsafe { ForeignFrame::new(number) });
+    Pools::new(Buffers::new(ram(small), ram(large)), Window::of(frames.collect()), limits)
 }
 
-/// A hypervisor under which guests grant pages to be copied from.
+/// A hypervisor under which guests grant pages to be copied from, and which maps none.
 #[derive(Clone, Default)]
 pub(crate) struct Guests(Rc<State>);
 
@@ -43,6 +47,7 @@ pub(crate) struct Guests(Rc<State>);
 struct State {
     pages: RefCell<HashMap<(DomainId, GrantRef), Vec<u8>>>,
     batches: Cell<usize>,
+    maps: Cell<usize>,
     paged_out: Cell<usize>,
 }
 
@@ -70,6 +75,11 @@ impl Guests {
     /// How many batches of copies ran.
     pub(crate) fn batches(&self) -> usize {
         self.0.batches.get()
+    }
+
+    /// How many batches of pages were to be mapped.
+    pub(crate) fn maps(&self) -> usize {
+        self.0.maps.get()
     }
 
     /// Has the next `times` copies find their page paged out.
@@ -109,16 +119,17 @@ impl Hypervisor for Guests {
         }
     }
 
-    fn grant_map(&self, _: &mut [GrantMap]) {
-        unreachable!("nothing maps");
+    fn grant_map(&self, batch: &mut [GrantMap]) {
+        self.0.maps.set(self.0.maps.get() + 1);
+        batch.iter_mut().for_each(|map| map.raw().status = GNTST_no_space as i16);
     }
 
     fn grant_unmap(&self, _: &mut [GrantUnmap]) {
-        unreachable!("nothing unmaps");
+        unreachable!("nothing is mapped");
     }
 
     fn page(&self, _: &ForeignFrame) -> SharedPage {
-        unreachable!("nothing maps");
+        unreachable!("nothing is mapped");
     }
 
     fn bind_interdomain(&self, _: DomainId, _: RemotePort) -> Result<EventPort, Errno> {

@@ -50,8 +50,14 @@ impl Underway {
         Self { copies: Vec::with_capacity(PACKETS), maps: Vec::with_capacity(PACKETS) }
     }
 
-    fn is_full(&self) -> bool {
-        self.copies.len() == PACKETS || self.maps.len() == PACKETS
+    /// Whether one more packet can be copied, of as many pages as there may be.
+    fn may_copy(&self, pools: &Pools) -> bool {
+        self.copies.len() < PACKETS && pools.copies.room() >= MAX_FRAGMENTS
+    }
+
+    /// Whether one more can be mapped.
+    fn may_map(&self, pools: &Pools) -> bool {
+        self.maps.len() < PACKETS && pools.tracker.map_room() >= MAX_FRAGMENTS
     }
 }
 
@@ -172,10 +178,20 @@ impl Switch {
         pools: &mut Pools,
         step: impl FnOnce(&mut PortState, &mut Pools) -> Result<Step, DropReason>,
     ) {
-        let room = pools.copies.room().min(pools.tracker.map_room());
-        if self.underway.is_full() || room < MAX_FRAGMENTS {
+        if !self.underway.may_copy(pools) || !self.underway.may_map(pools) {
             self.complete(hypervisor, pools);
         }
+        self.step(port, place, pools, step);
+    }
+
+    /// The same, where there is room for what the step starts.
+    fn step(
+        &mut self,
+        port: u16,
+        place: usize,
+        pools: &mut Pools,
+        step: impl FnOnce(&mut PortState, &mut Pools) -> Result<Step, DropReason>,
+    ) {
         let Some(state) = self.slots[usize::from(port)].state.as_mut() else { return };
         match step(state, pools) {
             Ok(Step::Nothing) => {}
@@ -197,7 +213,7 @@ impl Switch {
         }
     }
 
-    /// Maps and copies what was collected so far.
+    /// Maps and copies what was collected so far, and what cannot be mapped.
     fn complete<H: Hypervisor>(&mut self, hypervisor: &H, pools: &mut Pools) {
         pools.run_maps(hypervisor);
         while let Some((port, place)) = self.underway.maps.pop() {
@@ -208,9 +224,10 @@ impl Switch {
                 continue;
             }
             pools.choice.count(Way::Copy(Reason::Failed));
-            self.start(hypervisor, port, place, pools, |state, pools| {
-                state.copy(place, false, pools)
-            });
+            if !self.underway.may_copy(pools) {
+                self.run_copies(hypervisor, pools);
+            }
+            self.step(port, place, pools, |state, pools| state.copy(place, false, pools));
         }
         self.run_copies(hypervisor, pools);
     }

@@ -80,6 +80,10 @@ impl Port for Far {
         self.holding
     }
 
+    fn room(&self) -> usize {
+        usize::MAX
+    }
+
     fn partial_checksums(&self) -> PartialChecksums {
         self.partial
     }
@@ -594,6 +598,33 @@ fn more_copies_than_can_be_under_way_are_made_in_turn() {
     for (port, bytes) in others {
         assert_eq!(world.got(port), vec![bytes; 70]);
     }
+    world.end();
+}
+
+/// However many maps fail, the copies instead are made by full batches, in which they
+/// join those that were under way; no packet takes a hypercall, or stack, of its own.
+#[test]
+fn where_no_page_can_be_mapped_copies_are_made_by_batches() {
+    let mut world = World::new();
+    let [a] = world.joined();
+    let queue = QueueLimits { packets: 60, bytes: 100_000, wait: WAIT };
+    let others = [(1, Holding::Private), (2, Holding::Mapped(WAIT))].map(|(guest, holding)| {
+        let port = world.join("xenbr0", PortConfig { queue, ..config(Some(guest_mac(guest))) });
+        world.far(port).holding = holding;
+        port
+    });
+    // A batch is full of 47 copies: with less room than a packet may need.
+    let sent = [(1, 40), (2, 60)].map(|(guest, count)| {
+        let bytes = frame(guest_mac(guest), guest_mac(0), 100);
+        for _ in 0..count {
+            let packet = world.lent(0, &bytes, 64, 100);
+            world.forward(a, packet);
+        }
+        vec![bytes; count]
+    });
+    world.flush();
+    assert_eq!(others.map(|port| world.got(port)), sent);
+    assert_eq!((world.guests.maps(), world.guests.batches()), (1, 3));
     world.end();
 }
 
