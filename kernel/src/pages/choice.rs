@@ -5,7 +5,8 @@
 //! the domain's page tables and of the IOMMU's each time (NETBACK-SPEC H-8). So by
 //! default this host's own batches are timed, copies by the size of the packet, maps
 //! and unmaps by the page, and the cheaper way is kept; the other is tried again
-//! now and then.
+//! now and then. Only batches count of which every operation succeeded: what Xen
+//! refuses, which a guest can have it do, it may refuse at once.
 
 use core::fmt;
 use core::str::FromStr;
@@ -67,7 +68,7 @@ pub enum Reason {
     Room,
     /// No frame was left for its pages, or its lender had its share.
     Frames,
-    /// Xen did not map one of its pages.
+    /// Xen did not map one of its pages, or of its lender's not long ago.
     Failed,
 }
 
@@ -160,11 +161,17 @@ impl Choice {
         }
     }
 
-    /// The way of a packet of which `len` bytes are in `pages` lent pages.
-    pub fn way(&mut self, len: usize, pages: usize, now: Instant) -> Way {
+    /// The way of a packet of which `len` bytes are in `pages` lent pages. By default
+    /// those of a lender of whom Xen `refused` to map a page are copied for a while:
+    /// whatever the reason was, it is likely to be one still, and each attempt costs a
+    /// hypercall beside the copy's.
+    pub fn way(&mut self, len: usize, pages: usize, refused: Option<Instant>, now: Instant) -> Way {
         match self.mode {
             Mode::Always => return Way::Map,
             Mode::Never => return Way::Copy(Reason::Never),
+            Mode::Auto if refused.is_some_and(|at| now.since(at) < STALE) => {
+                return Way::Copy(Reason::Failed);
+            }
             Mode::Auto => {}
         }
         let (Some(map), Some(unmap)) = (self.map.get(now), self.unmap.get(now)) else {
@@ -259,7 +266,7 @@ mod tests {
         count: usize,
     ) -> Vec<Way> {
         let mut way = |_| {
-            let way = choice.way(1000, pages, *now);
+            let way = choice.way(1000, pages, None, *now);
             *now = *now + MILLISECOND;
             let took = Duration::from_nanos(page * pages as u64);
             match way {
@@ -296,8 +303,8 @@ mod tests {
             let rest = ways(&mut choice, page, pages, &mut now, 100);
             assert_eq!(rest, vec![kept; 100], "a page takes {page} ns");
             // Another size has its own figure.
-            assert_eq!(choice.way(2000, pages, now), Way::Copy(Reason::Trial));
-            assert_ne!(choice.way(1024, pages, now), Way::Copy(Reason::Trial));
+            assert_eq!(choice.way(2000, pages, None, now), Way::Copy(Reason::Trial));
+            assert_ne!(choice.way(1024, pages, None, now), Way::Copy(Reason::Trial));
         }
     }
 
@@ -315,14 +322,19 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_of_several_sizes_says_nothing() {
+    fn a_lender_whose_page_was_not_mapped_is_spared_a_while() {
         let now = Instant(1 << 40);
-        let mut choice = Choice::new(Mode::Auto);
-        choice.copies_took([600, 1500].into_iter(), MILLISECOND, now);
-        choice.copies_took([].into_iter(), MILLISECOND, now);
-        assert!(choice.copies.iter().all(|cost| cost.samples == 0));
-        choice.copies_took([600, 1000].into_iter(), MILLISECOND, now);
-        assert_eq!(choice.copies[10].nanos, 500_000, "for each of the two");
+        let mut auto = Choice::new(Mode::Auto);
+        let mut always = Choice::new(Mode::Always);
+        for (since, way) in [
+            (Duration::ZERO, Way::Copy(Reason::Failed)),
+            (STALE - MILLISECOND, Way::Copy(Reason::Failed)),
+            (STALE, Way::Map),
+        ] {
+            assert_eq!(auto.way(1000, 1, Some(now), now + since), way);
+            assert_eq!(always.way(1000, 1, Some(now), now + since), Way::Map);
+        }
+        assert_eq!(auto.way(1000, 1, None, now), Way::Map, "another lender");
     }
 
     #[test]
@@ -350,8 +362,8 @@ mod tests {
         let mut always = Choice::new("always".parse().expect("a mode"));
         let mut never = Choice::new("never".parse().expect("a mode"));
         for _ in 0..100 {
-            assert_eq!(always.way(1, 1, now), Way::Map);
-            assert_eq!(never.way(60_000, 1, now), Way::Copy(Reason::Never));
+            assert_eq!(always.way(1, 1, None, now), Way::Map);
+            assert_eq!(never.way(60_000, 1, None, now), Way::Copy(Reason::Never));
         }
     }
 

@@ -17,7 +17,7 @@ use super::port::{Holding, PartialChecksums, Port, Ports};
 use super::{PortState, Switch};
 use crate::defect::{self, Defect};
 use crate::memory::{Buffers, Size};
-use crate::packet::{Checksum, Ethernet, HeaderError, MAX_FRAGMENTS, Packet, checksum};
+use crate::packet::{Checksum, Ethernet, Fragment, HeaderError, MAX_FRAGMENTS, Packet, checksum};
 use crate::pages::choice::{Reason, Way};
 use crate::{HEADROOM, Pools, Private};
 
@@ -102,7 +102,9 @@ impl Terms {
     fn way(&mut self, packet: &Packet, pools: &mut Pools, now: Instant) -> Way {
         let pages = packet.fragments.len();
         let Some(room) = self.room.checked_sub(1 + pages) else { return Way::Copy(Reason::Room) };
-        match pools.choice.way(packet.lent(), pages, now) {
+        let lender = packet.fragments.first().map(Fragment::hold);
+        let refused = lender.and_then(|hold| pools.tracker.refused(hold));
+        match pools.choice.way(packet.lent(), pages, refused, now) {
             Way::Map if pools.map(packet) => {
                 self.room = room;
                 Way::Map
@@ -239,9 +241,11 @@ impl Switch {
         }
         let start = hypervisor.now();
         pools.run_copies(hypervisor);
-        let now = hypervisor.now();
-        let lens = self.underway.copies.iter().map(|copying| copying.private.copied);
-        pools.choice.copies_took(lens, now.since(start), now);
+        if self.underway.copies.iter().all(|copying| copying.private.succeeded(&pools.copies)) {
+            let now = hypervisor.now();
+            let lens = self.underway.copies.iter().map(|copying| copying.private.copied);
+            pools.choice.copies_took(lens, now.since(start), now);
+        }
         for Copying { port, place, private, finish } in self.underway.copies.drain(..) {
             match &mut self.slots[usize::from(port)].state {
                 Some(state) => state.put_copy(place, private, finish, pools),

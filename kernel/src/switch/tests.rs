@@ -224,6 +224,7 @@ impl World {
 
     fn flush(&mut self) {
         self.switches.flush(&self.guests, &mut self.pools, self.now, &mut self.fars);
+        self.pools.run_unmaps(&self.guests);
         assert!(self.pools.copies.is_empty());
         let slots = self.switches.iter().flat_map(|(_, switch)| &switch.slots);
         for state in slots.filter_map(|slot| slot.state.as_ref()) {
@@ -606,6 +607,7 @@ fn more_copies_than_can_be_under_way_are_made_in_turn() {
 #[test]
 fn where_no_page_can_be_mapped_copies_are_made_by_batches() {
     let mut world = World::new();
+    world.guests.map_none();
     let [a] = world.joined();
     let queue = QueueLimits { packets: 60, bytes: 100_000, wait: WAIT };
     let others = [(1, Holding::Private), (2, Holding::Mapped(WAIT))].map(|(guest, holding)| {
@@ -625,6 +627,36 @@ fn where_no_page_can_be_mapped_copies_are_made_by_batches() {
     world.flush();
     assert_eq!(others.map(|port| world.got(port)), sent);
     assert_eq!((world.guests.maps(), world.guests.batches()), (1, 3));
+    world.end();
+}
+
+/// Xen is quick to refuse a bad page: that is not what mapping or copying costs. Nor is
+/// its lender asked for more of them soon, while others' pages are mapped.
+#[test]
+fn a_guests_bad_pages_tell_nothing_of_what_mapping_costs() {
+    let mut world = World::new();
+    let [bad, good, device] = world.joined();
+    world.far(device).holding = Holding::Mapped(WAIT);
+    let send = |world: &mut World, port, guest: usize| {
+        let bytes = frame(guest_mac(2), guest_mac(guest as u8), 1000);
+        let packet = world.lent(guest, &bytes, 64, 500);
+        if guest == 0 {
+            world.guests.revoke(DomainId(0), GrantRef(world.next_grant - 1));
+        }
+        world.forward(port, packet);
+        world.flush();
+        (world.guests.maps(), world.pools.choice.to_string())
+    };
+    // Of its pages the first is good, and is mapped for nothing.
+    let unmapped = "a page's map 0 ns, unmap 1000000 ns; copies".to_string();
+    for _ in 0..20 {
+        assert_eq!(send(&mut world, bad, 0), (1, unmapped.clone()));
+    }
+    assert_eq!(send(&mut world, good, 1).0, 2);
+    let known = "a page's map 500000 ns, unmap 500000 ns; copies";
+    assert_eq!(world.pools.choice.to_string(), known);
+    world.now = world.guests.now() + Duration::from_secs(10);
+    assert_eq!(send(&mut world, bad, 0).0, 3, "it may have got better");
     world.end();
 }
 
