@@ -20,6 +20,8 @@ const TRIALS: u8 = 8;
 const STALE: Duration = Duration::from_secs(10);
 /// A sample that is larger than the figure so many times was disturbed.
 const DISTURBED: u64 = 4;
+/// What a copy takes beside its bytes, in bytes: about that, on any host.
+const OVERHEAD: usize = 1024;
 /// Packets are told apart by the power of two that their lent bytes reach, up to
 /// 64 KiB.
 const SIZES: usize = 17;
@@ -193,18 +195,27 @@ impl Choice {
     }
 
     /// Takes note of how long it took to copy packets of which so many bytes each were
-    /// in lent pages. Says something only where they are of one size.
-    pub fn copies_took(&mut self, lens: impl Iterator<Item = usize>, time: Duration, now: Instant) {
-        let mut of = None;
-        let mut packets = 0;
-        for size in lens.map(size) {
-            if *of.get_or_insert(size) != size {
-                return;
-            }
-            packets += 1;
+    /// in lent pages. Where they are of several sizes, each is taken to have had its
+    /// share of the time: what comes together may never come alone.
+    pub fn copies_took(
+        &mut self,
+        lens: impl Iterator<Item = usize> + Clone,
+        time: Duration,
+        now: Instant,
+    ) {
+        let weight = |len| (len + OVERHEAD) as u64;
+        let all: u64 = lens.clone().map(weight).sum();
+        let mut by_size = [(0, 0); SIZES];
+        for len in lens {
+            let (weights, packets) = &mut by_size[size(len)];
+            *weights += weight(len);
+            *packets += 1;
         }
-        if let Some(size) = of {
-            self.copies[size].add(each(time, packets), now);
+        let nanos = time.as_nanos() as u64;
+        for (cost, (weights, packets)) in self.copies.iter_mut().zip(by_size) {
+            if packets > 0 {
+                cost.add(nanos.saturating_mul(weights) / (all * packets), now);
+            }
         }
     }
 
@@ -319,6 +330,30 @@ mod tests {
         // The host has changed: mapping is cheap.
         let third = ways(&mut choice, 20, 1, &mut now, 20_000);
         assert_eq!(third.last(), Some(&Way::Map));
+    }
+
+    /// On a host where a copy takes half a nanosecond for each of 1000 bytes and its own,
+    /// and a page's map and unmap as much as a copy of 1000, for half a minute.
+    #[test]
+    fn sizes_that_only_come_together_are_told_apart() {
+        let mut now = Instant(1 << 40);
+        let mut choice = Choice::new(Mode::Auto);
+        let mut trials = 0;
+        for _ in 0..30_000 {
+            let ways = [700, 1400].map(|len| (len, choice.way(len, 1, None, now)));
+            let copied = ways.iter().filter(|(_, way)| *way != Way::Map).map(|(len, _)| *len);
+            let took = copied.clone().map(|len| Duration::from_nanos(500 + len as u64 / 2)).sum();
+            choice.copies_took(copied, took, now);
+            let mapped = ways.iter().filter(|(_, way)| *way == Way::Map).count();
+            if mapped > 0 {
+                choice.maps_took(mapped, Duration::from_nanos(500) * mapped as u32, now);
+                choice.unmaps_took(mapped, Duration::from_nanos(500) * mapped as u32, now);
+            }
+            let decided = [Way::Copy(Reason::Cheaper), Way::Map];
+            trials += usize::from(ways.map(|(_, way)| way) != decided);
+            now = now + MILLISECOND;
+        }
+        assert_eq!(trials, usize::from(TRIALS) * 4, "of maps, then of copies; of 1400 bytes again");
     }
 
     #[test]
