@@ -97,6 +97,8 @@ struct Uplink<N> {
     nic: N,
     port: PortId,
     link: Link,
+    /// Whether it sends, as the switch knows.
+    carrier: bool,
     /// Whether the device interrupted, or must be polled.
     ready: bool,
     status: Status,
@@ -200,9 +202,16 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         };
         let port = self.switches.join(bridge, config)?;
         nic.start(now);
-        let (link, status) = (Link::Down, Status::Changing);
-        let notices = Notices::default();
-        self.endpoints.uplink = Some(Uplink { nic, port, link, ready: true, status, notices });
+        self.switches.set_carrier(port, false, &mut self.pools);
+        self.endpoints.uplink = Some(Uplink {
+            nic,
+            port,
+            link: Link::Down,
+            carrier: false,
+            ready: true,
+            status: Status::Changing,
+            notices: Notices::default(),
+        });
         Ok(())
     }
 
@@ -335,7 +344,10 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         if link != uplink.link {
             log::info!("NIC: link {link}");
             uplink.link = link;
-            self.switches.wake(uplink.port);
+        }
+        let carrier = status == Status::Running && link != Link::Down;
+        if core::mem::replace(&mut uplink.carrier, carrier) != carrier {
+            self.switches.set_carrier(uplink.port, carrier, &mut self.pools);
         }
     }
 

@@ -103,7 +103,6 @@ fn write_nic(f: &mut fmt::Formatter<'_>, nic: &Statistics) -> fmt::Result {
         ("no buffer", nic.receive_no_buffer),
         ("checksums made", nic.sent_checksums),
         ("refused", nic.send_refused),
-        ("down", nic.send_down),
         ("aborted", nic.send_aborted),
         ("stalls", nic.stalls),
         ("flushes", nic.flushes),

@@ -19,7 +19,8 @@ pub use buffers::{BufferProvider, PoolBuffers, Window};
 
 /// A driver. Sending is [`Port::transmit`]; it takes packets all of which the device
 /// can read ([`Pools::dma_regions`]) and whose checksum is made or can be made by it,
-/// and drops others, counted.
+/// and drops others, counted. While it is not [`Status::Running`] or has no
+/// [`link`](Self::link), it takes none.
 pub trait Nic: Port {
     /// Starts to bring the device up; [`watchdog`](Self::watchdog) goes on with it.
     fn start(&mut self, now: Instant);
@@ -167,8 +168,6 @@ pub struct Statistics {
     /// Packets refused: of a wrong length, out of the device's reach, with a checksum
     /// that the device cannot make.
     pub send_refused: u64,
-    /// Packets dropped because there was no link, or the device did not run.
-    pub send_down: u64,
     /// Packets whose sending a reset cut short.
     pub send_aborted: u64,
     /// Interrupt messages.

@@ -24,7 +24,7 @@ pub enum DropReason {
     /// There is no other port.
     Nowhere,
 
-    /// The guest behind the port does not take packets.
+    /// The guest behind the port does not take packets, or the wire is not connected.
     NoCarrier,
     /// Longer than the port's MTU.
     TooLong,

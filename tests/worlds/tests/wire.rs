@@ -8,6 +8,7 @@ use etherparse::{
 use kernel::pages::choice::Mode;
 use kernel::switch::{DropReason, Holding};
 use worlds::{Id, Manners, Outgoing, World, frames};
+use xen::fake::Kind;
 use xen::netif::TxFlags;
 
 const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
@@ -194,6 +195,55 @@ fn a_wire_that_stalls_keeps_no_page() {
     world.settle();
     assert_eq!(world.wire.take_frames().len(), 0);
     world.end();
+}
+
+/// Where the wire has no carrier, packets for it are dropped at its door, before anything
+/// is copied or mapped for them, and what waits goes home.
+#[test]
+fn what_is_for_a_wire_without_carrier_is_dropped_at_the_door() {
+    for mode in [Mode::Auto, Mode::Never] {
+        let mut world = World::with(Holding::Mapped(Duration::from_secs(4)), mode);
+        let a = world.attach(0);
+        let mac = world[a].mac();
+        world.wire.inject(frames::plain(mac, OUTSIDE, 60, 0));
+        world.settle();
+        let frames: Vec<_> = (0..5).map(|n| frames::plain(OUTSIDE, mac, 1400, n)).collect();
+        let send = |world: &mut World, frames: &[Vec<u8>]| {
+            for frame in frames {
+                world[a].queue(&Outgoing::whole(frame));
+            }
+            world[a].kick();
+            world.settle();
+        };
+        let no_carrier = |world: &World| {
+            let ports = world.network.switches().iter().flat_map(|(_, switch)| switch.ports());
+            ports.map(|(_, counters)| counters[DropReason::NoCarrier]).sum::<u64>()
+        };
+        // Two wait for room in the ring.
+        world.wire.hold(2);
+        send(&mut world, &frames[..3]);
+        let waiting = 3 - world.wire.held().len() as u64;
+        world.wire.set_link(false);
+        world.settle();
+        assert_eq!(no_carrier(&world), waiting);
+        while world.wire.complete() {}
+        world.wire.take_frames();
+        world.settle();
+        world.check_at_rest();
+        let (copies, maps) = (world.record(Kind::Copy), world.record(Kind::Map));
+        send(&mut world, &frames);
+        assert_eq!(no_carrier(&world), waiting + 5);
+        assert_eq!(copies.borrow().len(), 5, "the headers");
+        assert_eq!(maps.borrow().len(), 0);
+        assert_eq!(world[a].unanswered(), 0);
+        world.wire.set_link(true);
+        world.wire.hold(64);
+        send(&mut world, &frames);
+        while world.wire.complete() {}
+        assert_eq!(world.wire.take_frames(), frames);
+        assert_eq!(no_carrier(&world), waiting + 5);
+        world.end();
+    }
 }
 
 /// O-10, T-4: what the device has stays as it is until the device has read it, or was

@@ -257,7 +257,7 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
         matches!(self.state, State::Running)
     }
 
-    /// Whether packets are sent and not dropped.
+    /// Whether packets are sent.
     fn sends(&self) -> bool {
         self.runs() && self.link != Link::Down
     }
@@ -267,10 +267,6 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> Port for E1000e<R, C, B> {
     fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, now: Instant) {
         self.reap(pools);
         if !self.sends() {
-            while let Some(packet) = queue.pop() {
-                self.statistics.send_down += 1;
-                pools.give(packet);
-            }
             return;
         }
         let tail = self.transmitter.tail();
