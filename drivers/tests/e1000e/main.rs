@@ -514,7 +514,7 @@ impl World {
                 let frame = KINDS[kind].partial(&vec![7; len.into()]);
                 self.offer_if_possible(&cut(&frame, 78, pages), Checksum::Partial);
             }
-            Event::Transmit => self.transmit(),
+            Event::Transmit => _ = self.transmit(),
             Event::Receive => drop(self.receive()),
             Event::Reap => self.reap(),
             Event::Interrupts => drop(self.interrupts()),

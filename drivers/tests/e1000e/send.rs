@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use drivers::nic::{Fault, Link, Nic, Status};
 use kernel::packet::Checksum;
-use kernel::switch::{Holding, Port};
+use kernel::switch::{Holding, Port, Traffic};
 
 use crate::world::{OTHER, RING, World, frame};
 
@@ -83,7 +83,7 @@ fn what_cannot_be_sent_is_refused() {
     empty.linear = None;
     world.queue.push(empty, world.now).unwrap();
     world.offer(&frame(9, 1518));
-    world.transmit();
+    assert_eq!(world.transmit(), Traffic { packets: 1, bytes: 1518 });
     world.reap();
     assert_eq!(world.nic.statistics().send_refused, 4);
     assert_eq!(*world.device.wire.borrow(), [frame(9, 1518)]);

@@ -176,10 +176,10 @@ impl Switch {
             let Some(state) = self.state_mut(index) else { continue };
             state.dirty = false;
             let Some(port) = ports.port(id) else { continue };
-            let (packets, bytes) = (state.queue.len(), state.queue.bytes());
-            port.transmit(&mut state.queue, pools, now);
-            let (packets, bytes) = (packets - state.queue.len(), bytes - state.queue.bytes());
-            state.counters.sent.add(packets, bytes);
+            let waiting = state.queue.len();
+            let sent = port.transmit(&mut state.queue, pools, now);
+            let taken = waiting.saturating_sub(state.queue.len()) as u64;
+            state.counters.took(taken, sent);
         }
         self.settle(hypervisor, pools, ports);
         self.dirty.clear();

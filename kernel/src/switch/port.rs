@@ -8,6 +8,7 @@ use xen::Instant;
 
 use super::PortQueue;
 use super::bridge::PinError;
+use super::counters::Traffic;
 use super::queue::QueueLimits;
 use crate::Pools;
 use crate::packet::{MacAddress, Version};
@@ -108,8 +109,9 @@ impl PartialChecksums {
 /// port is part of a switch.
 pub trait Port {
     /// Sends from the front of `queue` what can be sent now, in order, and leaves
-    /// the rest. Packets that end here go back to `pools`.
-    fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, now: Instant);
+    /// the rest. Packets that end here go back to `pools`. Returns what was sent: what
+    /// else left the queue could not be.
+    fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, now: Instant) -> Traffic;
 
     /// How the port holds lent pages, and for how long.
     fn holding(&self) -> Holding;

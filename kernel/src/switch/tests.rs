@@ -52,8 +52,9 @@ struct Far {
 }
 
 impl Port for Far {
-    fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, _: Instant) {
+    fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, _: Instant) -> Traffic {
         self.calls += 1;
+        let mut sent = Traffic::default();
         for place in 0..queue.len() {
             let packet = queue.get(place).expect("no holes");
             assert!(self.holding != Holding::Private || packet.is_private());
@@ -69,11 +70,13 @@ impl Port for Far {
             // A port that copies from a page that is not granted any more fails.
             if let Some(payload) = fragments.collect::<Option<Vec<_>>>() {
                 let bytes = [packet.headers(&pools.buffers), &payload.concat()].concat();
+                sent.add(1, bytes.len());
                 self.sent.push((bytes, packet.meta.checksum));
             }
             self.lent += usize::from(!packet.is_private());
             pools.give(packet);
         }
+        sent
     }
 
     fn holding(&self) -> Holding {
@@ -1368,10 +1371,15 @@ proptest! {
 
 impl World {
     /// That a port got nothing of its own or for others, nothing twice and all in
-    /// order, with whole bytes and checksums as it wants them.
+    /// order, with whole bytes and checksums as it wants them, and that what it got is
+    /// what is counted as sent.
     fn check_sent(&mut self, port: PortId, guest: usize) -> Result<(), TestCaseError> {
+        let counted = self.counters(port).sent;
         let far = self.far(port);
         let mut last = 0;
+        let bytes: usize = far.sent.iter().map(|(bytes, _)| bytes.len()).sum();
+        let sent = Traffic { packets: far.sent.len() as u64, bytes: bytes as u64 };
+        prop_assert_eq!(counted, sent);
         for (bytes, checksum) in &far.sent {
             let destination: [u8; 6] = bytes[..6].try_into().unwrap();
             prop_assert!([BROADCAST, guest_mac(guest as u8)].contains(&destination));

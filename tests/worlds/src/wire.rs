@@ -11,7 +11,7 @@ use std::rc::Rc;
 use drivers::nic::{Cause, Link, Nic, Statistics, Status};
 use kernel::memory::Size;
 use kernel::packet::{Batch, Checksum, Linear, MacAddress, Packet};
-use kernel::switch::{Holding, PartialChecksums, Port, PortQueue};
+use kernel::switch::{Holding, PartialChecksums, Port, PortQueue, Traffic};
 use kernel::{DmaRegions, HEADROOM, Pools};
 use xen::fake::FakeXen;
 use xen::{Hypervisor, Instant};
@@ -221,12 +221,13 @@ impl ScriptedNic {
 }
 
 impl Port for ScriptedNic {
-    fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, _: Instant) {
+    fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, _: Instant) -> Traffic {
         self.reap(pools);
+        let mut sent = Traffic::default();
         let mut state = self.wire.state();
         if !state.sends() {
             assert!(queue.is_empty(), "packets for a NIC without a carrier");
-            return;
+            return sent;
         }
         while let Some(packet) = queue.front() {
             let regions = pools.dma_regions(packet).expect("a packet that the device reaches");
@@ -237,6 +238,7 @@ impl Port for ScriptedNic {
             let packet = queue.pop().expect("the front");
             assert_ne!(packet.meta.checksum, Checksum::Partial, "checksums are made before");
             state.ring.push_back(regions);
+            sent.add(1, packet.len());
             self.lent.push_back(Lent { packet, descriptors });
             if let Pace::AtOnce(room) = &mut state.pace {
                 *room -= 1;
@@ -245,6 +247,7 @@ impl Port for ScriptedNic {
         }
         drop(state);
         self.reap(pools);
+        sent
     }
 
     fn holding(&self) -> Holding {

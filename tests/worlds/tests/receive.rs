@@ -159,6 +159,9 @@ fn t7_a_page_that_cannot_be_filled_is_an_error_of_its_slot() {
         assert_eq!(world[a].unanswered(), 0);
         let (_, counters) = world.network.vifs().nth(1).expect("a second");
         assert_eq!((counters.rx.packets, counters.rx.failed), (2, 1));
+        let ports = world.network.switches().iter().flat_map(|(_, switch)| switch.ports());
+        let sent: u64 = ports.map(|(_, counters)| counters.sent.packets).sum();
+        assert_eq!((sent, drops(&world, DropReason::Undelivered)), (2, 1));
         world.end();
     }
 }

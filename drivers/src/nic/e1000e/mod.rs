@@ -26,7 +26,7 @@ use core::time::Duration;
 use kernel::Pools;
 use kernel::memory::{DmaPage, Registers};
 use kernel::packet::{Batch, MacAddress};
-use kernel::switch::{Holding, PartialChecksums, Port, PortQueue};
+use kernel::switch::{Holding, PartialChecksums, Port, PortQueue, Traffic};
 use xen::Instant;
 
 use self::receive::Receiver;
@@ -264,13 +264,13 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
 }
 
 impl<R: Registers, C: ConfigSpace, B: BufferProvider> Port for E1000e<R, C, B> {
-    fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, now: Instant) {
+    fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, now: Instant) -> Traffic {
         self.reap(pools);
         if !self.sends() {
-            return;
+            return Traffic::default();
         }
         let tail = self.transmitter.tail();
-        self.transmitter.transmit(queue, pools, now, &mut self.statistics);
+        let sent = self.transmitter.transmit(queue, pools, now, &mut self.statistics);
         if self.transmitter.tail() != tail {
             self.write(TDT, self.transmitter.tail());
             // Who sleeps on received packets sleeps on sent ones as well.
@@ -278,6 +278,7 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> Port for E1000e<R, C, B> {
                 self.rearm();
             }
         }
+        sent
     }
 
     fn partial_checksums(&self) -> PartialChecksums {

@@ -18,7 +18,7 @@ use core::iter;
 use kernel::defect::{self, Defect};
 use kernel::memory::{Buffers, DmaPage};
 use kernel::packet::{Checksum, ETHERNET_HEADER, MAX_FRAGMENTS, Packet, Protocol, checksum};
-use kernel::switch::PortQueue;
+use kernel::switch::{PortQueue, Traffic};
 use kernel::{DmaRegion, Pools};
 use xen::{Instant, PAGE_SIZE};
 
@@ -118,23 +118,24 @@ impl Transmitter {
     }
 
     /// Gives the device packets from `queue`, as many as there is room for; it sees
-    /// them once it is told the tail. What it cannot send is dropped.
+    /// them once it is told the tail. What it cannot send is dropped; what it can is
+    /// returned.
     pub(super) fn transmit(
         &mut self,
         queue: &mut PortQueue,
         pools: &mut Pools,
         now: Instant,
         counters: &mut Statistics,
-    ) {
+    ) -> Traffic {
+        let mut sent = Traffic::default();
         while queue.front().is_some_and(|packet| most(packet) <= self.ring.room()) {
             let Some(mut packet) = queue.pop() else { break };
-            let len = packet.len() as u64;
+            let len = packet.len();
             pad(&mut packet, &mut pools.buffers);
             let offloaded = packet.meta.checksum == Checksum::Partial;
             match self.send(packet, pools, now) {
                 Ok(()) => {
-                    counters.sent += 1;
-                    counters.sent_bytes += len;
+                    sent.add(1, len);
                     counters.sent_checksums += u64::from(offloaded);
                 }
                 Err(packet) => {
@@ -143,6 +144,9 @@ impl Transmitter {
                 }
             }
         }
+        counters.sent += sent.packets;
+        counters.sent_bytes += sent.bytes;
+        sent
     }
 
     /// Gives the device a packet, or hands back one that it cannot send.
