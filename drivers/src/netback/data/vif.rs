@@ -134,14 +134,14 @@ impl<H: Hypervisor> Vif<H> {
         }
     }
 
-    /// Undoes [`attach`](Self::attach). Pages of the guest's that somebody still
+    /// Undoes [`attach`](Self::attach), in the order of O-12. Pages of the guest's that somebody still
     /// holds come back to the tracker later, and are not answered (O-13).
     pub fn detach(self, pools: &mut Pools) {
         pools.tracker.close(self.tx.shard());
+        unmap(&self.hypervisor, &mut pools.window, self.pages);
         if let Err(error) = self.hypervisor.close(self.event) {
             log::error!("closing event channel {}: {error}", self.event.0);
         }
-        unmap(&self.hypervisor, &mut pools.window, self.pages);
     }
 
     /// The event channel's port.
