@@ -28,6 +28,10 @@ use slow_path::{Notices, SlowPath};
 
 /// The largest IP packet where nothing else is configured.
 const MTU: u16 = 1500;
+/// How many VLAN tags a guest's packet may have beside: a service and a customer tag.
+const GUEST_TAGS: usize = 2;
+/// One on the wire, by [`nic::LONGEST`](crate::nic::LONGEST).
+const UPLINK_TAGS: usize = 1;
 /// What may wait for a guest that is short of receive slots: twice as many packets
 /// as its ring takes at once, and as many bytes as half its ring holds.
 const GUEST_PACKETS: usize = 512;
@@ -198,6 +202,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             addresses: UPLINK_ADDRESSES,
             uplink: true,
             mtu: MTU,
+            tags: UPLINK_TAGS,
             queue: UPLINK_QUEUE,
         };
         let port = self.switches.join(bridge, config)?;
@@ -473,6 +478,7 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             addresses: GUEST_ADDRESSES,
             uplink: false,
             mtu: config.mtu.unwrap_or(MTU),
+            tags: GUEST_TAGS,
             queue: QueueLimits {
                 packets: GUEST_PACKETS,
                 bytes: GUEST_BYTES,

@@ -17,6 +17,10 @@ use xen::Instant;
 
 pub use buffers::{BufferProvider, PoolBuffers, Window};
 
+/// The longest frame that a NIC sends and receives, without its checksum: an Ethernet's with
+/// one VLAN tag.
+pub const LONGEST: u16 = 1518;
+
 /// A driver. Sending is [`Port::transmit`]; it takes packets all of which the device
 /// can read ([`Pools::dma_regions`]) and whose checksum is made or can be made by it,
 /// and drops others, counted. While it is not [`Status::Running`] or has no

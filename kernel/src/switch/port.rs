@@ -37,8 +37,10 @@ pub struct PortConfig {
     pub addresses: u16,
     /// Whether it leads outside, where a station may turn up at any time.
     pub uplink: bool,
-    /// The most bytes behind the Ethernet header, or behind one or two VLAN tags.
+    /// The most bytes behind the Ethernet header, VLAN tags aside.
     pub mtu: u16,
+    /// How many VLAN tags may come on top; none is looked for behind two.
+    pub tags: usize,
     /// How much may wait for it.
     pub queue: QueueLimits,
 }

@@ -33,6 +33,7 @@ fn config(address: Option<[u8; 6]>) -> PortConfig {
         addresses: 4,
         uplink: false,
         mtu: 1500,
+        tags: 2,
         queue: QueueLimits { packets: 40, bytes: 40 * 1526, wait: WAIT },
     }
 }
@@ -443,6 +444,13 @@ fn frames_longer_than_the_mtu_do_not_pass_and_tags_do_not_count() {
         assert_eq!(world.got(b).len(), usize::from(passes), "{len} bytes, {tags} tags");
     }
     assert_eq!(world.counters(b)[DropReason::TooLong], 5);
+    let c = world.join("xenbr0", PortConfig { tags: 1, ..config(None) });
+    for (len, tags, passes) in [(1518, 1, true), (1518, 2, true), (1519, 2, false)] {
+        let mut frame = tagged(len, tags);
+        frame[..6].copy_from_slice(&BROADCAST);
+        world.send(a, &frame);
+        assert_eq!(world.got(c).len(), usize::from(passes), "{len} bytes, {tags} tags");
+    }
     world.end();
 }
 

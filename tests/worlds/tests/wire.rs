@@ -37,6 +37,11 @@ fn blank(mut frame: Vec<u8>, v6: bool, tcp: bool) -> Vec<u8> {
     frame
 }
 
+fn drops(world: &World, reason: DropReason) -> u64 {
+    let bridges = world.network.switches().iter();
+    bridges.flat_map(|(_, bridge)| bridge.ports()).map(|(_, counters)| counters[reason]).sum()
+}
+
 /// Whether the transport checksum of a frame is right, by etherparse.
 fn is_finished(frame: &[u8]) -> bool {
     let headers = LaxPacketHeaders::from_ethernet(frame).expect("an Ethernet frame");
@@ -197,6 +202,29 @@ fn a_wire_that_stalls_keeps_no_page() {
     world.end();
 }
 
+/// A NIC neither sends nor receives frames that two tags make longer than one does: they
+/// are dropped where that is counted, and guests have them.
+#[test]
+fn a_frame_that_two_tags_make_too_long_for_the_wire_is_the_switchs_to_drop() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    for (len, tags, passes) in
+        [(1518, 1, true), (1518, 2, true), (1519, 2, false), (1522, 2, false)]
+    {
+        let mut frame = frames::plain(frames::BROADCAST, world[a].mac(), len, 1);
+        for tag in 0..tags {
+            frame[12 + 4 * tag..14 + 4 * tag].copy_from_slice(&[0x81, 0]);
+        }
+        let before = drops(&world, DropReason::TooLong);
+        world[a].send(&Outgoing::whole(&frame));
+        world.settle();
+        assert_eq!(world[b].received.pop().expect("every guest takes it").bytes, frame);
+        assert_eq!(world.wire.take_frames().len(), usize::from(passes), "{len} bytes");
+        assert_eq!(drops(&world, DropReason::TooLong) - before, u64::from(!passes));
+    }
+    world.end();
+}
+
 /// Where the wire has no carrier, packets for it are dropped at its door, before anything
 /// is copied or mapped for them, and what waits goes home.
 #[test]
@@ -215,10 +243,7 @@ fn what_is_for_a_wire_without_carrier_is_dropped_at_the_door() {
             world[a].kick();
             world.settle();
         };
-        let no_carrier = |world: &World| {
-            let ports = world.network.switches().iter().flat_map(|(_, switch)| switch.ports());
-            ports.map(|(_, counters)| counters[DropReason::NoCarrier]).sum::<u64>()
-        };
+        let no_carrier = |world: &World| drops(world, DropReason::NoCarrier);
         // Two wait for room in the ring.
         world.wire.hold(2);
         send(&mut world, &frames[..3]);

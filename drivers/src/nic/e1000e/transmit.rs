@@ -23,8 +23,8 @@ use kernel::{DmaRegion, Pools};
 use xen::{Instant, PAGE_SIZE};
 
 use super::SLOTS;
-use crate::nic::Statistics;
 use crate::nic::ring::Ring;
+use crate::nic::{LONGEST, Statistics};
 
 const DESCRIPTOR: usize = 16;
 /// The status, in the upper half of a descriptor's second word.
@@ -52,8 +52,6 @@ const SHORTEST: usize = 60;
 /// The shortest frame that the device pads (10.2.6.1, PSP): less than 17 bytes is
 /// less than it can send.
 const SHORTEST_PADDED: u32 = 17;
-/// The longest frame of an Ethernet with one tag, without its checksum.
-const LONGEST: u32 = 1518;
 
 /// Beyond all memory.
 const NO_BOUNDARY: u64 = 1 << 63;
@@ -174,7 +172,7 @@ impl Transmitter {
     fn orders(&self, packet: &Packet, pools: &Pools) -> Option<Orders> {
         let regions = pools.dma_regions(packet)?;
         let len: u32 = regions.iter().map(|region| region.len).sum();
-        if !(SHORTEST_PADDED..=LONGEST).contains(&len) {
+        if !(SHORTEST_PADDED..=LONGEST.into()).contains(&len) {
             return None;
         }
         let (context, options) = match packet.meta.checksum {
