@@ -21,6 +21,7 @@ use kernel::switch::{
 use xen::event::EventPort;
 use xen::{Hypervisor, Instant};
 
+use crate::log_budget::LogBudget;
 use crate::netback::data::{AttachError, Vif, VifCounters, Violation, is_short, patience};
 use crate::netback::{Carrier, ConnectRequest, Progress, Urgency, VifConfig, VifHost, VifId};
 use crate::nic::{Cause, Link, Nic, Status};
@@ -107,6 +108,7 @@ struct Uplink<N> {
     ready: bool,
     status: Status,
     notices: Notices,
+    log: LogBudget,
 }
 
 impl<H: Hypervisor, N: Nic> Ports for Endpoints<H, N> {
@@ -216,6 +218,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             ready: true,
             status: Status::Changing,
             notices: Notices::default(),
+            log: LogBudget::default(),
         });
         Ok(())
     }
@@ -338,16 +341,20 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         let status = uplink.nic.watchdog(&mut self.pools, now);
         if status != uplink.status {
             match status {
+                Status::Changing => {}
+                // The counters tell of the rest.
+                _ if !uplink.log.take(now) => {}
                 Status::Failed(fault) => log::error!("NIC: {fault}"),
                 Status::Running => log::info!("NIC: up, {}", uplink.nic.mac()),
                 Status::Stopped => log::info!("NIC: down"),
-                Status::Changing => {}
             }
             uplink.status = status;
         }
         let link = uplink.nic.link();
         if link != uplink.link {
-            log::info!("NIC: link {link}");
+            if uplink.log.take(now) {
+                log::info!("NIC: link {link}");
+            }
             uplink.link = link;
         }
         let carrier = status == Status::Running && link != Link::Down;

@@ -51,6 +51,7 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
             }
         }
         if let Some(nic) = network.nic() {
+            write!(f, "NIC: link {}, ", nic.link())?;
             write_nic(f, &nic.statistics())?;
         }
         if let Some(neighbour) = network.neighbour() {
@@ -95,7 +96,7 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
 }
 
 fn write_nic(f: &mut fmt::Formatter<'_>, nic: &Statistics) -> fmt::Result {
-    write!(f, "NIC: received {} packets", nic.received)?;
+    write!(f, "received {} packets", nic.received)?;
     write!(f, " {} bytes, sent {} packets {} bytes", nic.received_bytes, nic.sent, nic.sent_bytes)?;
     let rare = [
         ("receive errors", nic.receive_errors),
@@ -105,6 +106,7 @@ fn write_nic(f: &mut fmt::Formatter<'_>, nic: &Statistics) -> fmt::Result {
         ("refused", nic.send_refused),
         ("aborted", nic.send_aborted),
         ("stalls", nic.stalls),
+        ("links lost", nic.links_lost),
         ("flushes", nic.flushes),
         ("bus mastering lost", nic.mastering_lost),
         ("missed by the device", nic.device.missed),

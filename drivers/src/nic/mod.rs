@@ -180,6 +180,8 @@ pub struct Statistics {
     pub resets: u64,
     /// Resets because a packet was not sent in time.
     pub stalls: u64,
+    /// How often the link went down while the device ran.
+    pub links_lost: u64,
     /// Resets because the link went down before all packets were sent.
     pub flushes: u64,
     /// Resets because Xen had taken bus mastering away: ten faults in the IOMMU

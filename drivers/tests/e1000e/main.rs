@@ -6,6 +6,7 @@ mod checksums;
 mod config;
 mod defects;
 mod device;
+mod journal;
 mod memory;
 mod send;
 mod world;
@@ -296,6 +297,36 @@ fn bus_mastering_taken_away_is_noticed_counted_and_recovered_from() {
     frames.iter().for_each(|frame| world.offer(frame));
     world.transmit();
     assert_eq!(world.receive(), frames);
+    world.finish();
+}
+
+/// What goes wrong again and again is counted each time, and told a few times.
+#[test]
+fn resets_without_end_do_not_fill_the_log() {
+    let mut world = World::running();
+    journal::take();
+    for _ in 0..50 {
+        world.device.lose_mastering();
+        assert_eq!(world.watchdog(), Status::Changing);
+        assert_eq!(world.settle(), Status::Running);
+    }
+    assert_eq!(world.nic.statistics().mastering_lost, 50);
+    let lines = journal::take();
+    assert!((1..20).contains(&lines.len()), "{lines:?}");
+    world.finish();
+}
+
+/// So is a link that comes and goes.
+#[test]
+fn links_lost_are_counted() {
+    let mut world = World::running();
+    for _ in 0..50 {
+        world.device.set_link(false);
+        world.interrupts();
+        world.device.set_link(true);
+        world.interrupts();
+    }
+    assert_eq!(world.nic.statistics().links_lost, 50);
     world.finish();
 }
 

@@ -7,7 +7,7 @@ use etherparse::{
 };
 use kernel::pages::choice::Mode;
 use kernel::switch::{DropReason, Holding};
-use worlds::{Id, Manners, Outgoing, World, frames};
+use worlds::{Id, Level, Manners, Outgoing, World, frames, journal};
 use xen::fake::Kind;
 use xen::netif::TxFlags;
 
@@ -222,6 +222,26 @@ fn a_frame_that_two_tags_make_too_long_for_the_wire_is_the_switchs_to_drop() {
         assert_eq!(world.wire.take_frames().len(), usize::from(passes), "{len} bytes");
         assert_eq!(drops(&world, DropReason::TooLong) - before, u64::from(!passes));
     }
+    world.end();
+}
+
+/// A plug that sits loosely is told of, and not for ever.
+#[test]
+fn a_link_that_comes_and_goes_does_not_fill_the_log() {
+    let mut world = World::new();
+    let flap = |world: &mut World, times| {
+        let before = journal(Level::Info, "").len();
+        for _ in 0..times {
+            for link in [false, true] {
+                world.wire.set_link(link);
+                world.settle();
+            }
+        }
+        journal(Level::Info, "").len() - before
+    };
+    assert!((1..10).contains(&flap(&mut world, 100)));
+    world.pass(Duration::from_secs(60));
+    assert_eq!(flap(&mut world, 1), 2, "told again");
     world.end();
 }
 
