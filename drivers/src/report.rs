@@ -45,6 +45,7 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
             write!(f, "{vif}: tx {} packets, refused {}", tx.packets, tx.refused)?;
             write!(f, ", unreadable {}; rx {} packets", tx.unreadable, rx.packets)?;
             write!(f, ", too long {}, failed {}", rx.too_long, rx.failed)?;
+            write!(f, ", unreadable {}", rx.unreadable)?;
             match network.carrier(vif) {
                 None | Some(Carrier::Up) => writeln!(f)?,
                 Some(carrier) => writeln!(f, "; carrier {carrier}")?,
