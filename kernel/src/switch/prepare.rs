@@ -241,8 +241,8 @@ impl Switch {
         }
         let start = hypervisor.now();
         pools.run_copies(hypervisor);
+        let now = hypervisor.now();
         if self.underway.copies.iter().all(|copying| copying.private.succeeded(&pools.copies)) {
-            let now = hypervisor.now();
             let lens = self.underway.copies.iter().map(|copying| copying.private.copied);
             pools.choice.copies_took(lens, now.since(start), now);
         }

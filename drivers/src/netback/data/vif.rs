@@ -134,8 +134,8 @@ impl<H: Hypervisor> Vif<H> {
         }
     }
 
-    /// Undoes [`attach`](Self::attach), in the order of O-12. Pages of the guest's that somebody still
-    /// holds come back to the tracker later, and are not answered (O-13).
+    /// Undoes [`attach`](Self::attach), in the order of O-12. Pages of the guest's that
+    /// somebody still holds come back to the tracker later, and are not answered (O-13).
     pub fn detach(self, pools: &mut Pools) {
         pools.tracker.close(self.tx.shard());
         unmap(&self.hypervisor, &mut pools.window, self.pages);
