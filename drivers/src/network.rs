@@ -22,6 +22,7 @@ use kernel::switch::{
 use xen::event::EventPort;
 use xen::{Hypervisor, Instant};
 
+use crate::log_budget::LogBudget;
 use crate::netback::data::{AttachError, Vif, VifCounters, Violation, is_short, patience};
 use crate::netback::{Carrier, ConnectRequest, Progress, Urgency, VifConfig, VifHost, VifId};
 use crate::nic::{Cause, Link, Nic, Status};
@@ -32,6 +33,10 @@ use slow_path::{Notices, SlowPath};
 const HEAP_FOR_A_VIF: usize = 256 << 10;
 /// The largest IP packet where nothing else is configured.
 const MTU: u16 = 1500;
+/// How many VLAN tags a guest's packet may have beside: a service and a customer tag.
+const GUEST_TAGS: usize = 2;
+/// One on the wire, by [`nic::LONGEST`](crate::nic::LONGEST).
+const UPLINK_TAGS: usize = 1;
 /// What may wait for a guest that is short of receive slots: twice as many packets
 /// as its ring takes at once, and as many bytes as half its ring holds.
 const GUEST_PACKETS: usize = 512;
@@ -101,10 +106,13 @@ struct Uplink<N> {
     nic: N,
     port: PortId,
     link: Link,
+    /// Whether it sends, as the switch knows.
+    carrier: bool,
     /// Whether the device interrupted, or must be polled.
     ready: bool,
     status: Status,
     notices: Notices,
+    log: LogBudget,
 }
 
 impl<H: Hypervisor, N: Nic> Ports for Endpoints<H, N> {
@@ -203,13 +211,22 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             addresses: UPLINK_ADDRESSES,
             uplink: true,
             mtu: MTU,
+            tags: UPLINK_TAGS,
             queue: UPLINK_QUEUE,
         };
         let port = self.switches.join(bridge, config)?;
         nic.start(now);
-        let (link, status) = (Link::Down, Status::Changing);
-        let notices = Notices::default();
-        self.endpoints.uplink = Some(Uplink { nic, port, link, ready: true, status, notices });
+        self.switches.set_carrier(port, false, &mut self.pools);
+        self.endpoints.uplink = Some(Uplink {
+            nic,
+            port,
+            link: Link::Down,
+            carrier: false,
+            ready: true,
+            status: Status::Changing,
+            notices: Notices::default(),
+            log: LogBudget::default(),
+        });
         Ok(())
     }
 
@@ -331,18 +348,25 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         let status = uplink.nic.watchdog(&mut self.pools, now);
         if status != uplink.status {
             match status {
+                Status::Changing => {}
+                // The counters tell of the rest.
+                _ if !uplink.log.take(now) => {}
                 Status::Failed(fault) => log::error!("NIC: {fault}"),
                 Status::Running => log::info!("NIC: up, {}", uplink.nic.mac()),
                 Status::Stopped => log::info!("NIC: down"),
-                Status::Changing => {}
             }
             uplink.status = status;
         }
         let link = uplink.nic.link();
         if link != uplink.link {
-            log::info!("NIC: link {link}");
+            if uplink.log.take(now) {
+                log::info!("NIC: link {link}");
+            }
             uplink.link = link;
-            self.switches.wake(uplink.port);
+        }
+        let carrier = status == Status::Running && link != Link::Down;
+        if core::mem::replace(&mut uplink.carrier, carrier) != carrier {
+            self.switches.set_carrier(uplink.port, carrier, &mut self.pools);
         }
     }
 
@@ -471,6 +495,7 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             addresses: GUEST_ADDRESSES,
             uplink: false,
             mtu: config.mtu.unwrap_or(MTU),
+            tags: GUEST_TAGS,
             queue: QueueLimits {
                 packets: GUEST_PACKETS,
                 bytes: GUEST_BYTES,

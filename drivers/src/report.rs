@@ -45,12 +45,14 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
             write!(f, "{vif}: tx {} packets, refused {}", tx.packets, tx.refused)?;
             write!(f, ", unreadable {}; rx {} packets", tx.unreadable, rx.packets)?;
             write!(f, ", too long {}, failed {}", rx.too_long, rx.failed)?;
+            write!(f, ", unreadable {}", rx.unreadable)?;
             match network.carrier(vif) {
                 None | Some(Carrier::Up) => writeln!(f)?,
                 Some(carrier) => writeln!(f, "; carrier {carrier}")?,
             }
         }
         if let Some(nic) = network.nic() {
+            write!(f, "NIC: link {}, ", nic.link())?;
             write_nic(f, &nic.statistics())?;
         }
         if let Some(neighbour) = network.neighbour() {
@@ -95,7 +97,7 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
 }
 
 fn write_nic(f: &mut fmt::Formatter<'_>, nic: &Statistics) -> fmt::Result {
-    write!(f, "NIC: received {} packets", nic.received)?;
+    write!(f, "received {} packets", nic.received)?;
     write!(f, " {} bytes, sent {} packets {} bytes", nic.received_bytes, nic.sent, nic.sent_bytes)?;
     let rare = [
         ("receive errors", nic.receive_errors),
@@ -103,9 +105,9 @@ fn write_nic(f: &mut fmt::Formatter<'_>, nic: &Statistics) -> fmt::Result {
         ("no buffer", nic.receive_no_buffer),
         ("checksums made", nic.sent_checksums),
         ("refused", nic.send_refused),
-        ("down", nic.send_down),
         ("aborted", nic.send_aborted),
         ("stalls", nic.stalls),
+        ("links lost", nic.links_lost),
         ("flushes", nic.flushes),
         ("bus mastering lost", nic.mastering_lost),
         ("missed by the device", nic.device.missed),

@@ -164,25 +164,27 @@ impl Pools {
         true
     }
 
-    /// Maps the pages collected so far, and times it.
+    /// Maps the pages collected so far, and times it where all could be.
     pub fn run_maps<H: Hypervisor>(&mut self, hypervisor: &H) {
         let pages = self.tracker.mapping();
         if pages > 0 {
             let start = hypervisor.now();
-            self.tracker.run_maps(hypervisor, &mut self.window);
-            let now = hypervisor.now();
-            self.choice.maps_took(pages, now.since(start), now);
+            if self.tracker.run_maps(hypervisor, &mut self.window) {
+                let now = hypervisor.now();
+                self.choice.maps_took(pages, now.since(start), now);
+            }
         }
     }
 
-    /// Unmaps the pages that nobody holds any more, and times it.
+    /// Unmaps the pages that nobody holds any more, and times it where all could be.
     pub fn run_unmaps<H: Hypervisor>(&mut self, hypervisor: &H) {
         let pages = self.tracker.unmapping();
         if pages > 0 {
             let start = hypervisor.now();
-            self.tracker.run_unmaps(hypervisor, &mut self.window);
-            let now = hypervisor.now();
-            self.choice.unmaps_took(pages, now.since(start), now);
+            if self.tracker.run_unmaps(hypervisor, &mut self.window) {
+                let now = hypervisor.now();
+                self.choice.unmaps_took(pages, now.since(start), now);
+            }
         }
     }
 

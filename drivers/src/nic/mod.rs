@@ -17,9 +17,14 @@ use xen::Instant;
 
 pub use buffers::{BufferProvider, PoolBuffers, Window};
 
+/// The longest frame that a NIC sends and receives, without its checksum: an Ethernet's with
+/// one VLAN tag.
+pub const LONGEST: u16 = 1518;
+
 /// A driver. Sending is [`Port::transmit`]; it takes packets all of which the device
 /// can read ([`Pools::dma_regions`]) and whose checksum is made or can be made by it,
-/// and drops others, counted.
+/// and drops others, counted. While it is not [`Status::Running`] or has no
+/// [`link`](Self::link), it takes none.
 pub trait Nic: Port {
     /// Starts to bring the device up; [`watchdog`](Self::watchdog) goes on with it.
     fn start(&mut self, now: Instant);
@@ -167,8 +172,6 @@ pub struct Statistics {
     /// Packets refused: of a wrong length, out of the device's reach, with a checksum
     /// that the device cannot make.
     pub send_refused: u64,
-    /// Packets dropped because there was no link, or the device did not run.
-    pub send_down: u64,
     /// Packets whose sending a reset cut short.
     pub send_aborted: u64,
     /// Interrupt messages.
@@ -177,6 +180,8 @@ pub struct Statistics {
     pub resets: u64,
     /// Resets because a packet was not sent in time.
     pub stalls: u64,
+    /// How often the link went down while the device ran.
+    pub links_lost: u64,
     /// Resets because the link went down before all packets were sent.
     pub flushes: u64,
     /// Resets because Xen had taken bus mastering away: ten faults in the IOMMU

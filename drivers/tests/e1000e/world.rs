@@ -9,7 +9,7 @@ use kernel::memory::{Buffers, DmaPages, Size, Window};
 use kernel::packet::{Batch, Checksum, Fragment, Linear, Packet};
 use kernel::pages::choice::Mode;
 use kernel::pages::{Claim, ShardId};
-use kernel::switch::{MAX_WAIT, Port, PortQueue, QueueLimits};
+use kernel::switch::{MAX_WAIT, Port, PortQueue, QueueLimits, Traffic};
 use kernel::{HEADROOM, Limits, Pools};
 use xen::fake::{FakeXen, Grant, Guest};
 use xen::grant::GrantRef;
@@ -229,10 +229,11 @@ impl<B: BufferProvider> World<B> {
         self.pools.tracker.counters().outstanding() as usize
     }
 
-    pub fn transmit(&mut self) {
+    pub fn transmit(&mut self) -> Traffic {
         self.guard();
-        self.nic.transmit(&mut self.queue, &mut self.pools, self.now);
+        let sent = self.nic.transmit(&mut self.queue, &mut self.pools, self.now);
         self.guard();
+        sent
     }
 
     pub fn reap(&mut self) {

@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
-use xen::bindings::{GNTCOPY_source_gref, GNTST_bad_gntref, GNTST_eagain, GNTST_okay};
+use xen::bindings::{
+    GNTCOPY_source_gref, GNTST_bad_gntref, GNTST_eagain, GNTST_no_space, GNTST_okay,
+};
 use xen::event::{EventPort, RemotePort};
 use xen::grant::{GrantCopy, GrantMap, GrantRef, GrantRegion, GrantUnmap};
 use xen::{DomainId, Errno, ForeignFrame, Hypervisor, Instant, LocalFrame, PAGE_SIZE, SharedPage};
@@ -29,13 +31,16 @@ pub(crate) fn ram(pages: usize) -> Ram {
 }
 
 /// Pools with so many packets, pages of small and of large buffers, and copies in
-/// a batch.
+/// a batch, and frames to map at.
 pub(crate) fn pools(packets: usize, small: usize, large: usize, copies: usize) -> Pools {
     let limits = Limits { packets, copies, map: Mode::Auto };
-    Pools::new(Buffers::new(ram(small), ram(large)), Window::of(Vec::new()), limits)
+    // SAFETY: nothing is mapped there, and each number is taken once.
+    let frames = (1..=256).map(|number| unsafe { ForeignFrame::new(number) });
+    Pools::new(Buffers::new(ram(small), ram(large)), Window::of(frames.collect()), limits)
 }
 
-/// A hypervisor under which guests grant pages to be copied from.
+/// A hypervisor under which guests grant pages to be copied from, and which
+/// maps them.
 #[derive(Clone, Default)]
 pub(crate) struct Guests(Rc<State>);
 
@@ -43,6 +48,9 @@ pub(crate) struct Guests(Rc<State>);
 struct State {
     pages: RefCell<HashMap<(DomainId, GrantRef), Vec<u8>>>,
     batches: Cell<usize>,
+    maps: Cell<usize>,
+    maps_none: Cell<bool>,
+    clock: Cell<u64>,
     paged_out: Cell<usize>,
 }
 
@@ -70,6 +78,16 @@ impl Guests {
     /// How many batches of copies ran.
     pub(crate) fn batches(&self) -> usize {
         self.0.batches.get()
+    }
+
+    /// Has no page mapped from now on.
+    pub(crate) fn map_none(&self) {
+        self.0.maps_none.set(true);
+    }
+
+    /// How many batches of pages were to be mapped.
+    pub(crate) fn maps(&self) -> usize {
+        self.0.maps.get()
     }
 
     /// Has the next `times` copies find their page paged out.
@@ -109,16 +127,24 @@ impl Hypervisor for Guests {
         }
     }
 
-    fn grant_map(&self, _: &mut [GrantMap]) {
-        unreachable!("nothing maps");
+    fn grant_map(&self, batch: &mut [GrantMap]) {
+        self.0.maps.set(self.0.maps.get() + 1);
+        for map in batch.iter_mut().map(GrantMap::raw) {
+            let granted = (DomainId(map.dom), GrantRef(map.ref_));
+            map.status = match self.0.pages.borrow().contains_key(&granted) {
+                _ if self.0.maps_none.get() => GNTST_no_space,
+                false => GNTST_bad_gntref,
+                true => GNTST_okay as i32,
+            } as i16;
+        }
     }
 
-    fn grant_unmap(&self, _: &mut [GrantUnmap]) {
-        unreachable!("nothing unmaps");
+    fn grant_unmap(&self, batch: &mut [GrantUnmap]) {
+        batch.iter_mut().for_each(|unmap| unmap.raw().status = GNTST_okay as i16);
     }
 
     fn page(&self, _: &ForeignFrame) -> SharedPage {
-        unreachable!("nothing maps");
+        unreachable!("nobody looks");
     }
 
     fn bind_interdomain(&self, _: DomainId, _: RemotePort) -> Result<EventPort, Errno> {
@@ -133,7 +159,9 @@ impl Hypervisor for Guests {
         unreachable!("no events");
     }
 
+    /// A millisecond later each time.
     fn now(&self) -> Instant {
-        Instant(0)
+        self.0.clock.set(self.0.clock.get() + 1);
+        Instant(self.0.clock.get() * 1_000_000)
     }
 }

@@ -14,7 +14,8 @@ pub const ETHERNET_HEADER: usize = 14;
 
 /// The most VLAN tags that are looked through: a service and a customer tag.
 const MAX_TAGS: usize = 2;
-const TAG: usize = 4;
+/// Bytes of a VLAN tag.
+pub const VLAN_TAG: usize = 4;
 
 /// The most IPv6 extension headers that are walked over. Each kind belongs into a
 /// packet once, destination options twice (RFC 8200, section 4.1).
@@ -124,7 +125,7 @@ impl Ethernet {
             if !matches!(ethertype, ethertype::CUSTOMER_TAG | ethertype::SERVICE_TAG) {
                 break;
             }
-            payload += TAG;
+            payload += VLAN_TAG;
             ethertype = be16(bytes, payload - 2, "VLAN tag")?;
         }
         Ok(Self { ethertype, payload })

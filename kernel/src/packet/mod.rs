@@ -12,7 +12,7 @@ use crate::memory::{Buffer, Buffers};
 use crate::pages::{Hold, ShardId};
 
 pub use headers::{
-    Addresses, ETHERNET_HEADER, Ethernet, HeaderError, Ip, Protocol, Transport, Version,
+    Addresses, ETHERNET_HEADER, Ethernet, HeaderError, Ip, Protocol, Transport, VLAN_TAG, Version,
 };
 pub use mac::{MacAddress, MalformedMac};
 

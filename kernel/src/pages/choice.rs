@@ -5,7 +5,8 @@
 //! the domain's page tables and of the IOMMU's each time (NETBACK-SPEC H-8). So by
 //! default this host's own batches are timed, copies by the size of the packet, maps
 //! and unmaps by the page, and the cheaper way is kept; the other is tried again
-//! now and then.
+//! now and then. Only batches count of which every operation succeeded: what Xen
+//! refuses, which a guest can have it do, it may refuse at once.
 
 use core::fmt;
 use core::str::FromStr;
@@ -19,6 +20,8 @@ const TRIALS: u8 = 8;
 const STALE: Duration = Duration::from_secs(10);
 /// A sample that is larger than the figure so many times was disturbed.
 const DISTURBED: u64 = 4;
+/// What a copy takes beside its bytes, in bytes: about that, on any host.
+const OVERHEAD: usize = 1024;
 /// Packets are told apart by the power of two that their lent bytes reach, up to
 /// 64 KiB.
 const SIZES: usize = 17;
@@ -67,7 +70,7 @@ pub enum Reason {
     Room,
     /// No frame was left for its pages, or its lender had its share.
     Frames,
-    /// Xen did not map one of its pages.
+    /// Xen did not map one of its pages, or of its lender's not long ago.
     Failed,
 }
 
@@ -160,11 +163,17 @@ impl Choice {
         }
     }
 
-    /// The way of a packet of which `len` bytes are in `pages` lent pages.
-    pub fn way(&mut self, len: usize, pages: usize, now: Instant) -> Way {
+    /// The way of a packet of which `len` bytes are in `pages` lent pages. By default
+    /// those of a lender of whom Xen `refused` to map a page are copied for a while:
+    /// whatever the reason was, it is likely to be one still, and each attempt costs a
+    /// hypercall beside the copy's.
+    pub fn way(&mut self, len: usize, pages: usize, refused: Option<Instant>, now: Instant) -> Way {
         match self.mode {
             Mode::Always => return Way::Map,
             Mode::Never => return Way::Copy(Reason::Never),
+            Mode::Auto if refused.is_some_and(|at| now.since(at) < STALE) => {
+                return Way::Copy(Reason::Failed);
+            }
             Mode::Auto => {}
         }
         let (Some(map), Some(unmap)) = (self.map.get(now), self.unmap.get(now)) else {
@@ -186,18 +195,27 @@ impl Choice {
     }
 
     /// Takes note of how long it took to copy packets of which so many bytes each were
-    /// in lent pages. Says something only where they are of one size.
-    pub fn copies_took(&mut self, lens: impl Iterator<Item = usize>, time: Duration, now: Instant) {
-        let mut of = None;
-        let mut packets = 0;
-        for size in lens.map(size) {
-            if *of.get_or_insert(size) != size {
-                return;
-            }
-            packets += 1;
+    /// in lent pages. Where they are of several sizes, each is taken to have had its
+    /// share of the time: what comes together may never come alone.
+    pub fn copies_took(
+        &mut self,
+        lens: impl Iterator<Item = usize> + Clone,
+        time: Duration,
+        now: Instant,
+    ) {
+        let weight = |len| (len + OVERHEAD) as u64;
+        let all: u64 = lens.clone().map(weight).sum();
+        let mut by_size = [(0, 0); SIZES];
+        for len in lens {
+            let (weights, packets) = &mut by_size[size(len)];
+            *weights += weight(len);
+            *packets += 1;
         }
-        if let Some(size) = of {
-            self.copies[size].add(each(time, packets), now);
+        let nanos = time.as_nanos() as u64;
+        for (cost, (weights, packets)) in self.copies.iter_mut().zip(by_size) {
+            if packets > 0 {
+                cost.add(nanos.saturating_mul(weights) / (all * packets), now);
+            }
         }
     }
 
@@ -259,7 +277,7 @@ mod tests {
         count: usize,
     ) -> Vec<Way> {
         let mut way = |_| {
-            let way = choice.way(1000, pages, *now);
+            let way = choice.way(1000, pages, None, *now);
             *now = *now + MILLISECOND;
             let took = Duration::from_nanos(page * pages as u64);
             match way {
@@ -296,8 +314,8 @@ mod tests {
             let rest = ways(&mut choice, page, pages, &mut now, 100);
             assert_eq!(rest, vec![kept; 100], "a page takes {page} ns");
             // Another size has its own figure.
-            assert_eq!(choice.way(2000, pages, now), Way::Copy(Reason::Trial));
-            assert_ne!(choice.way(1024, pages, now), Way::Copy(Reason::Trial));
+            assert_eq!(choice.way(2000, pages, None, now), Way::Copy(Reason::Trial));
+            assert_ne!(choice.way(1024, pages, None, now), Way::Copy(Reason::Trial));
         }
     }
 
@@ -314,15 +332,44 @@ mod tests {
         assert_eq!(third.last(), Some(&Way::Map));
     }
 
+    /// On a host where a copy takes half a nanosecond for each of 1000 bytes and its own,
+    /// and a page's map and unmap as much as a copy of 1000, for half a minute.
     #[test]
-    fn a_batch_of_several_sizes_says_nothing() {
-        let now = Instant(1 << 40);
+    fn sizes_that_only_come_together_are_told_apart() {
+        let mut now = Instant(1 << 40);
         let mut choice = Choice::new(Mode::Auto);
-        choice.copies_took([600, 1500].into_iter(), MILLISECOND, now);
-        choice.copies_took([].into_iter(), MILLISECOND, now);
-        assert!(choice.copies.iter().all(|cost| cost.samples == 0));
-        choice.copies_took([600, 1000].into_iter(), MILLISECOND, now);
-        assert_eq!(choice.copies[10].nanos, 500_000, "for each of the two");
+        let mut trials = 0;
+        for _ in 0..30_000 {
+            let ways = [700, 1400].map(|len| (len, choice.way(len, 1, None, now)));
+            let copied = ways.iter().filter(|(_, way)| *way != Way::Map).map(|(len, _)| *len);
+            let took = copied.clone().map(|len| Duration::from_nanos(500 + len as u64 / 2)).sum();
+            choice.copies_took(copied, took, now);
+            let mapped = ways.iter().filter(|(_, way)| *way == Way::Map).count();
+            if mapped > 0 {
+                choice.maps_took(mapped, Duration::from_nanos(500) * mapped as u32, now);
+                choice.unmaps_took(mapped, Duration::from_nanos(500) * mapped as u32, now);
+            }
+            let decided = [Way::Copy(Reason::Cheaper), Way::Map];
+            trials += usize::from(ways.map(|(_, way)| way) != decided);
+            now = now + MILLISECOND;
+        }
+        assert_eq!(trials, usize::from(TRIALS) * 4, "of maps, then of copies; of 1400 bytes again");
+    }
+
+    #[test]
+    fn a_lender_whose_page_was_not_mapped_is_spared_a_while() {
+        let now = Instant(1 << 40);
+        let mut auto = Choice::new(Mode::Auto);
+        let mut always = Choice::new(Mode::Always);
+        for (since, way) in [
+            (Duration::ZERO, Way::Copy(Reason::Failed)),
+            (STALE - MILLISECOND, Way::Copy(Reason::Failed)),
+            (STALE, Way::Map),
+        ] {
+            assert_eq!(auto.way(1000, 1, Some(now), now + since), way);
+            assert_eq!(always.way(1000, 1, Some(now), now + since), Way::Map);
+        }
+        assert_eq!(auto.way(1000, 1, None, now), Way::Map, "another lender");
     }
 
     #[test]
@@ -350,8 +397,8 @@ mod tests {
         let mut always = Choice::new("always".parse().expect("a mode"));
         let mut never = Choice::new("never".parse().expect("a mode"));
         for _ in 0..100 {
-            assert_eq!(always.way(1, 1, now), Way::Map);
-            assert_eq!(never.way(60_000, 1, now), Way::Copy(Reason::Never));
+            assert_eq!(always.way(1, 1, None, now), Way::Map);
+            assert_eq!(never.way(60_000, 1, None, now), Way::Copy(Reason::Never));
         }
     }
 

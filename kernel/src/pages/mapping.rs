@@ -8,7 +8,7 @@ use core::mem;
 
 use heapless::Vec;
 use xen::grant::{GrantError, GrantMap, GrantUnmap};
-use xen::{ForeignFrame, Hypervisor};
+use xen::{ForeignFrame, Hypervisor, Instant};
 
 use super::shard::{Mapping, State};
 use super::tracker::{Hold, Place, Tracker};
@@ -76,9 +76,10 @@ impl Tracker {
         matches!(self.record(place).state, State::Held)
     }
 
-    /// Maps the batch.
-    pub fn run_maps<H: Hypervisor>(&mut self, hypervisor: &H, window: &mut Window) {
+    /// Maps the batch; whether all of it could be.
+    pub fn run_maps<H: Hypervisor>(&mut self, hypervisor: &H, window: &mut Window) -> bool {
         memory::map(hypervisor, &mut self.maps);
+        let mut succeeded = true;
         for number in 0..self.mapping.len() {
             let (place, outcome) = (self.mapping[number], self.maps[number].handle());
             let record = self.record_mut(place);
@@ -90,7 +91,10 @@ impl Tracker {
                 }
                 (State::Mapping(frame), Err(_)) => {
                     window.give(frame);
-                    self.shard_mut(place).mapped -= 1;
+                    let shard = self.shard_mut(place);
+                    shard.mapped -= 1;
+                    shard.refused = Some(hypervisor.now());
+                    succeeded = false;
                 }
                 (state, _) => record.state = state,
             }
@@ -100,6 +104,12 @@ impl Tracker {
         }
         self.mapping.clear();
         self.maps.clear();
+        succeeded
+    }
+
+    /// When Xen last refused to map a page of the lender's.
+    pub fn refused(&self, hold: &Hold) -> Option<Instant> {
+        self.shard_of(hold.place()).refused
     }
 
     /// How many pages the batch maps.
@@ -112,8 +122,10 @@ impl Tracker {
         self.unmapping.len()
     }
 
-    /// Unmaps what nobody holds any more, and makes its responses due.
-    pub fn run_unmaps<H: Hypervisor>(&mut self, hypervisor: &H, window: &mut Window) {
+    /// Unmaps what nobody holds any more, and makes its responses due; whether all of it
+    /// could be.
+    pub fn run_unmaps<H: Hypervisor>(&mut self, hypervisor: &H, window: &mut Window) -> bool {
+        let mut succeeded = true;
         while !self.unmapping.is_empty() {
             let mut places = Vec::<Place, BATCH>::new();
             while !places.is_full()
@@ -128,10 +140,12 @@ impl Tracker {
             hypervisor.grant_unmap(&mut self.unmaps);
             for (number, place) in places.into_iter().enumerate() {
                 let outcome = self.unmaps[number].status();
+                succeeded &= outcome.is_ok();
                 self.unmapped(place, outcome, window);
             }
             self.unmaps.clear();
         }
+        succeeded
     }
 
     fn unmapped(&mut self, place: Place, outcome: Result<(), GrantError>, window: &mut Window) {

@@ -81,6 +81,8 @@ pub(super) struct Shard {
     pub(super) mapped: u16,
     /// Records that are quarantined.
     pub(super) quarantined: u16,
+    /// When Xen last refused to map a page of the lender's.
+    pub(super) refused: Option<Instant>,
 }
 
 impl fmt::Debug for Shard {
@@ -121,6 +123,7 @@ impl Shard {
             used: 0,
             mapped: 0,
             quarantined: 0,
+            refused: None,
         }
     }
 
@@ -133,6 +136,7 @@ impl Shard {
         self.generation = self.generation.wrapping_add(1);
         self.domain = domain;
         self.open = true;
+        self.refused = None;
         self.records.clear();
         self.records.extend((1..=slots).map(|next| Record {
             claim: Claim { reference: GrantRef(0), id: 0, extras: 0, since: Instant(0) },

@@ -24,7 +24,7 @@ pub enum DropReason {
     /// There is no other port.
     Nowhere,
 
-    /// The guest behind the port does not take packets.
+    /// The guest behind the port does not take packets, or the wire is not connected.
     NoCarrier,
     /// Longer than the port's MTU.
     TooLong,
@@ -38,6 +38,8 @@ pub enum DropReason {
     CopyFailed,
     /// The checksum had to be made, and there is none in such a packet.
     NoChecksum,
+    /// The port took it and could not send it.
+    Undelivered,
     /// It waited for the port for too long.
     Expired,
     /// The port was removed.
@@ -46,7 +48,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in their order.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Runt,
         Self::BadSource,
         Self::Forged,
@@ -60,6 +62,7 @@ impl DropReason {
         Self::TooLongToCopy,
         Self::CopyFailed,
         Self::NoChecksum,
+        Self::Undelivered,
         Self::Expired,
         Self::Removed,
     ];
@@ -80,6 +83,7 @@ impl DropReason {
             Self::TooLongToCopy => "too-long-to-copy",
             Self::CopyFailed => "copy-failed",
             Self::NoChecksum => "no-checksum",
+            Self::Undelivered => "undelivered",
             Self::Expired => "expired",
             Self::Removed => "removed",
         }
@@ -96,7 +100,8 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    pub(super) const fn add(&mut self, packets: usize, bytes: usize) {
+    /// Adds packets and their bytes.
+    pub const fn add(&mut self, packets: usize, bytes: usize) {
         self.packets += packets as u64;
         self.bytes += bytes as u64;
     }
@@ -107,7 +112,7 @@ impl Traffic {
 pub struct Counters {
     /// What came from the port.
     pub received: Traffic,
-    /// What the port took from its queue.
+    /// What the port sent.
     pub sent: Traffic,
     dropped: [u64; DropReason::ALL.len()],
 }
@@ -122,6 +127,13 @@ impl Counters {
     /// Counts a packet that was never made.
     pub(super) const fn count(&mut self, reason: DropReason) {
         self.dropped[reason as usize] += 1;
+    }
+
+    /// Counts what a port took from its queue, of which it sent some.
+    pub(super) const fn took(&mut self, packets: u64, sent: Traffic) {
+        self.sent.packets += sent.packets;
+        self.sent.bytes += sent.bytes;
+        self.dropped[DropReason::Undelivered as usize] += packets.saturating_sub(sent.packets);
     }
 
     /// The drops by reason, those that happened.

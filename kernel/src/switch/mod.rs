@@ -26,7 +26,7 @@ use xen::{Hypervisor, Instant};
 use crate::Pools;
 use crate::defect::{self, Defect};
 use crate::memory::Size;
-use crate::packet::{Addresses, Batch, ETHERNET_HEADER, Ethernet, Packet};
+use crate::packet::{Addresses, Batch, ETHERNET_HEADER, Ethernet, Packet, VLAN_TAG};
 use bridge::{Bridge, Forged, Learning};
 use prepare::Underway;
 use queue::buffer_size;
@@ -176,10 +176,10 @@ impl Switch {
             let Some(state) = self.state_mut(index) else { continue };
             state.dirty = false;
             let Some(port) = ports.port(id) else { continue };
-            let (packets, bytes) = (state.queue.len(), state.queue.bytes());
-            port.transmit(&mut state.queue, pools, now);
-            let (packets, bytes) = (packets - state.queue.len(), bytes - state.queue.bytes());
-            state.counters.sent.add(packets, bytes);
+            let waiting = state.queue.len();
+            let sent = port.transmit(&mut state.queue, pools, now);
+            let taken = waiting.saturating_sub(state.queue.len()) as u64;
+            state.counters.took(taken, sent);
         }
         self.settle(hypervisor, pools, ports);
         self.dirty.clear();
@@ -368,11 +368,13 @@ impl PortState {
         if !self.carrier {
             return Err(DropReason::NoCarrier);
         }
-        let (len, mtu) = (packet.len(), usize::from(self.config.mtu));
+        let len = packet.len();
+        let longest = ETHERNET_HEADER + usize::from(self.config.mtu);
         // Tags are looked for only where they make a difference.
-        if len > ETHERNET_HEADER + mtu {
+        if len > longest {
             let ethernet = Ethernet::parse(packet.headers(&pools.buffers));
-            if ethernet.map_or(true, |ethernet| len > ethernet.payload + mtu) {
+            let tags = ethernet.map_or(0, |ethernet| ethernet.payload - ETHERNET_HEADER);
+            if len > longest + tags.min(self.config.tags * VLAN_TAG) {
                 return Err(DropReason::TooLong);
             }
         }

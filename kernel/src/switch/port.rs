@@ -8,6 +8,7 @@ use xen::Instant;
 
 use super::PortQueue;
 use super::bridge::PinError;
+use super::counters::Traffic;
 use super::queue::QueueLimits;
 use crate::Pools;
 use crate::packet::{MacAddress, Version};
@@ -36,8 +37,10 @@ pub struct PortConfig {
     pub addresses: u16,
     /// Whether it leads outside, where a station may turn up at any time.
     pub uplink: bool,
-    /// The most bytes behind the Ethernet header, or behind one or two VLAN tags.
+    /// The most bytes behind the Ethernet header, VLAN tags aside.
     pub mtu: u16,
+    /// How many VLAN tags may come on top; none is looked for behind two.
+    pub tags: usize,
     /// How much may wait for it.
     pub queue: QueueLimits,
 }
@@ -108,8 +111,9 @@ impl PartialChecksums {
 /// port is part of a switch.
 pub trait Port {
     /// Sends from the front of `queue` what can be sent now, in order, and leaves
-    /// the rest. Packets that end here go back to `pools`.
-    fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, now: Instant);
+    /// the rest. Packets that end here go back to `pools`. Returns what was sent: what
+    /// else left the queue could not be.
+    fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, now: Instant) -> Traffic;
 
     /// How the port holds lent pages, and for how long.
     fn holding(&self) -> Holding;

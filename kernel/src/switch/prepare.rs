@@ -17,7 +17,7 @@ use super::port::{Holding, PartialChecksums, Port, Ports};
 use super::{PortState, Switch};
 use crate::defect::{self, Defect};
 use crate::memory::{Buffers, Size};
-use crate::packet::{Checksum, Ethernet, HeaderError, MAX_FRAGMENTS, Packet, checksum};
+use crate::packet::{Checksum, Ethernet, Fragment, HeaderError, MAX_FRAGMENTS, Packet, checksum};
 use crate::pages::choice::{Reason, Way};
 use crate::{HEADROOM, Pools, Private};
 
@@ -50,8 +50,14 @@ impl Underway {
         Self { copies: Vec::with_capacity(PACKETS), maps: Vec::with_capacity(PACKETS) }
     }
 
-    fn is_full(&self) -> bool {
-        self.copies.len() == PACKETS || self.maps.len() == PACKETS
+    /// Whether one more packet can be copied, of as many pages as there may be.
+    fn may_copy(&self, pools: &Pools) -> bool {
+        self.copies.len() < PACKETS && pools.copies.room() >= MAX_FRAGMENTS
+    }
+
+    /// Whether one more can be mapped.
+    fn may_map(&self, pools: &Pools) -> bool {
+        self.maps.len() < PACKETS && pools.tracker.map_room() >= MAX_FRAGMENTS
     }
 }
 
@@ -96,7 +102,9 @@ impl Terms {
     fn way(&mut self, packet: &Packet, pools: &mut Pools, now: Instant) -> Way {
         let pages = packet.fragments.len();
         let Some(room) = self.room.checked_sub(1 + pages) else { return Way::Copy(Reason::Room) };
-        match pools.choice.way(packet.lent(), pages, now) {
+        let lender = packet.fragments.first().map(Fragment::hold);
+        let refused = lender.and_then(|hold| pools.tracker.refused(hold));
+        match pools.choice.way(packet.lent(), pages, refused, now) {
             Way::Map if pools.map(packet) => {
                 self.room = room;
                 Way::Map
@@ -172,10 +180,20 @@ impl Switch {
         pools: &mut Pools,
         step: impl FnOnce(&mut PortState, &mut Pools) -> Result<Step, DropReason>,
     ) {
-        let room = pools.copies.room().min(pools.tracker.map_room());
-        if self.underway.is_full() || room < MAX_FRAGMENTS {
+        if !self.underway.may_copy(pools) || !self.underway.may_map(pools) {
             self.complete(hypervisor, pools);
         }
+        self.step(port, place, pools, step);
+    }
+
+    /// The same, where there is room for what the step starts.
+    fn step(
+        &mut self,
+        port: u16,
+        place: usize,
+        pools: &mut Pools,
+        step: impl FnOnce(&mut PortState, &mut Pools) -> Result<Step, DropReason>,
+    ) {
         let Some(state) = self.slots[usize::from(port)].state.as_mut() else { return };
         match step(state, pools) {
             Ok(Step::Nothing) => {}
@@ -197,7 +215,7 @@ impl Switch {
         }
     }
 
-    /// Maps and copies what was collected so far.
+    /// Maps and copies what was collected so far, and what cannot be mapped.
     fn complete<H: Hypervisor>(&mut self, hypervisor: &H, pools: &mut Pools) {
         pools.run_maps(hypervisor);
         while let Some((port, place)) = self.underway.maps.pop() {
@@ -208,9 +226,10 @@ impl Switch {
                 continue;
             }
             pools.choice.count(Way::Copy(Reason::Failed));
-            self.start(hypervisor, port, place, pools, |state, pools| {
-                state.copy(place, false, pools)
-            });
+            if !self.underway.may_copy(pools) {
+                self.run_copies(hypervisor, pools);
+            }
+            self.step(port, place, pools, |state, pools| state.copy(place, false, pools));
         }
         self.run_copies(hypervisor, pools);
     }
@@ -223,8 +242,10 @@ impl Switch {
         let start = hypervisor.now();
         pools.run_copies(hypervisor);
         let now = hypervisor.now();
-        let lens = self.underway.copies.iter().map(|copying| copying.private.copied);
-        pools.choice.copies_took(lens, now.since(start), now);
+        if self.underway.copies.iter().all(|copying| copying.private.succeeded(&pools.copies)) {
+            let lens = self.underway.copies.iter().map(|copying| copying.private.copied);
+            pools.choice.copies_took(lens, now.since(start), now);
+        }
         for Copying { port, place, private, finish } in self.underway.copies.drain(..) {
             match &mut self.slots[usize::from(port)].state {
                 Some(state) => state.put_copy(place, private, finish, pools),

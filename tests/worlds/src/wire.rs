@@ -11,7 +11,7 @@ use std::rc::Rc;
 use drivers::nic::{Cause, Link, Nic, Statistics, Status};
 use kernel::memory::Size;
 use kernel::packet::{Batch, Checksum, Linear, MacAddress, Packet};
-use kernel::switch::{Holding, PartialChecksums, Port, PortQueue};
+use kernel::switch::{Holding, PartialChecksums, Port, PortQueue, Traffic};
 use kernel::{DmaRegions, HEADROOM, Pools};
 use xen::fake::FakeXen;
 use xen::{Hypervisor, Instant};
@@ -25,6 +25,8 @@ struct State {
     xen: FakeXen,
     holding: Holding,
     phase: Phase,
+    /// Whether the cable has another end.
+    link: bool,
     pace: Pace,
     /// By descriptor, what the device has not sent yet, the oldest first.
     ring: VecDeque<DmaRegions>,
@@ -64,6 +66,7 @@ impl Wire {
             xen,
             holding,
             phase: Phase::Stopped,
+            link: true,
             pace: Pace::AtOnce(usize::MAX),
             ring: VecDeque::new(),
             done: 0,
@@ -124,6 +127,13 @@ impl Wire {
         sends
     }
 
+    /// Plugs the cable in, or pulls it out; the device says so.
+    pub fn set_link(&self, link: bool) {
+        let mut state = self.state();
+        state.link = link;
+        state.interrupt = true;
+    }
+
     /// Has the driver find, the next time it looks, that the device does not get on. It
     /// resets it; until that is done the device goes on.
     pub fn stall(&self) {
@@ -167,9 +177,15 @@ impl State {
         true
     }
 
+    /// Whether packets are sent.
+    fn sends(&self) -> bool {
+        self.phase == Phase::Running && self.link
+    }
+
     /// How many descriptors are free.
     fn room(&self, lent: &VecDeque<Lent>) -> usize {
         match self.pace {
+            _ if !self.sends() => 0,
             Pace::AtOnce(0) => 0,
             Pace::AtOnce(_) => usize::MAX,
             Pace::ByHand(descriptors) => {
@@ -205,14 +221,13 @@ impl ScriptedNic {
 }
 
 impl Port for ScriptedNic {
-    fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, _: Instant) {
+    fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, _: Instant) -> Traffic {
         self.reap(pools);
+        let mut sent = Traffic::default();
         let mut state = self.wire.state();
-        if state.phase != Phase::Running {
-            while let Some(packet) = queue.pop() {
-                pools.give(packet);
-            }
-            return;
+        if !state.sends() {
+            assert!(queue.is_empty(), "packets for a NIC without a carrier");
+            return sent;
         }
         while let Some(packet) = queue.front() {
             let regions = pools.dma_regions(packet).expect("a packet that the device reaches");
@@ -223,6 +238,7 @@ impl Port for ScriptedNic {
             let packet = queue.pop().expect("the front");
             assert_ne!(packet.meta.checksum, Checksum::Partial, "checksums are made before");
             state.ring.push_back(regions);
+            sent.add(1, packet.len());
             self.lent.push_back(Lent { packet, descriptors });
             if let Pace::AtOnce(room) = &mut state.pace {
                 *room -= 1;
@@ -231,6 +247,7 @@ impl Port for ScriptedNic {
         }
         drop(state);
         self.reap(pools);
+        sent
     }
 
     fn holding(&self) -> Holding {
@@ -316,9 +333,9 @@ impl Nic for ScriptedNic {
     }
 
     fn link(&self) -> Link {
-        match self.wire.state().phase {
-            Phase::Running => Link::Up { speed: 1000, full_duplex: true },
-            _ => Link::Down,
+        match self.wire.state().sends() {
+            true => Link::Up { speed: 1000, full_duplex: true },
+            false => Link::Down,
         }
     }
 

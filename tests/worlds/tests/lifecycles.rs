@@ -1,5 +1,7 @@
 //! Vifs that come and go.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use drivers::netback::{Progress, Urgency, VifHost, VifId};
@@ -374,4 +376,32 @@ fn h15_a_shutdown_under_traffic() {
         }
         assert_eq!(world.shut_down(wish), reason);
     }
+}
+
+/// O-12: what the guest lent is unmapped before its rings, and those before its event
+/// channel is closed.
+#[test]
+fn o12_the_event_channel_is_closed_last() {
+    let mut world = World::mapping();
+    let a = world.attach(0);
+    world.wire.hold(64);
+    let frame = frames::plain([2, 0, 0, 0, 0, 0x77], world[a].mac(), 1400, 1);
+    world[a].send(&Outgoing::whole(&frame));
+    world.settle();
+    let order = Rc::<RefCell<Vec<_>>>::default();
+    for kind in [Kind::Unmap, Kind::Close] {
+        let pen = order.clone();
+        let none = move |_: &Operation| {
+            pen.borrow_mut().push(kind);
+            false
+        };
+        world.xen.fail(kind, When::Chosen(Box::new(none)), 1);
+    }
+    world.set_front(a, "6");
+    world.settle();
+    assert!(order.borrow().is_empty(), "the device has a page");
+    world.wire.complete();
+    world.settle();
+    assert_eq!(*order.borrow(), [Kind::Unmap, Kind::Unmap, Kind::Unmap, Kind::Close]);
+    world.end();
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use drivers::netback::data::is_short;
+use drivers::netback::data::{VifCounters, is_short};
 use kernel::switch::DropReason;
 use worlds::{Id, Manners, Outgoing, World, frames};
 use xen::PAGE_SIZE;
@@ -158,9 +158,32 @@ fn t7_a_page_that_cannot_be_filled_is_an_error_of_its_slot() {
         assert!(world[b].received[1].bytes == pages.concat(), "the other slots are as they are");
         assert_eq!(world[a].unanswered(), 0);
         let (_, counters) = world.network.vifs().nth(1).expect("a second");
-        assert_eq!((counters.rx.packets, counters.rx.failed), (2, 1));
+        assert_eq!((counters.rx.packets, counters.rx.failed, counters.rx.unreadable), (2, 1, 0));
+        let ports = world.network.switches().iter().flat_map(|(_, switch)| switch.ports());
+        let sent: u64 = ports.map(|(_, counters)| counters.sent.packets).sum();
+        assert_eq!((sent, drops(&world, DropReason::Undelivered)), (2, 1));
         world.end();
     }
+}
+
+/// P-20: a page of the sender's that cannot be read is told from one of the guest's own.
+#[test]
+fn a_senders_page_that_cannot_be_read_is_told_from_the_guests_own() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    let [bad, _] = [300, 200].map(|len| {
+        let frame = frame(&world, a, b, len);
+        world[a].queue(&Outgoing::cut(&frame, vec![(0, 150), (0, len as u16 - 150)]))[1]
+    });
+    world[a].guest.revoke(world[a].reference(bad));
+    world[a].kick();
+    world.settle();
+    let received: Vec<_> = world[b].received.iter().map(|p| (p.slots, p.failed)).collect();
+    assert_eq!(received, [(1, 1), (1, 0)]);
+    let (_, VifCounters { rx, .. }) = world.network.vifs().nth(1).expect("a second");
+    assert_eq!((rx.packets, rx.unreadable, rx.failed), (1, 1, 0));
+    assert_eq!(drops(&world, DropReason::Undelivered), 1);
+    world.end();
 }
 
 /// K-4: without feature-sg no packet of more than one slot.

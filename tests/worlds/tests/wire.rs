@@ -7,7 +7,8 @@ use etherparse::{
 };
 use kernel::pages::choice::Mode;
 use kernel::switch::{DropReason, Holding};
-use worlds::{Id, Manners, Outgoing, World, frames};
+use worlds::{Id, Level, Manners, Outgoing, World, frames, journal};
+use xen::fake::Kind;
 use xen::netif::TxFlags;
 
 const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
@@ -34,6 +35,11 @@ fn blank(mut frame: Vec<u8>, v6: bool, tcp: bool) -> Vec<u8> {
     let at = if v6 { 54 } else { 34 } + if tcp { 16 } else { 6 };
     frame[at..at + 2].copy_from_slice(&[0xab, 0xcd]);
     frame
+}
+
+fn drops(world: &World, reason: DropReason) -> u64 {
+    let bridges = world.network.switches().iter();
+    bridges.flat_map(|(_, bridge)| bridge.ports()).map(|(_, counters)| counters[reason]).sum()
 }
 
 /// Whether the transport checksum of a frame is right, by etherparse.
@@ -194,6 +200,95 @@ fn a_wire_that_stalls_keeps_no_page() {
     world.settle();
     assert_eq!(world.wire.take_frames().len(), 0);
     world.end();
+}
+
+/// A NIC neither sends nor receives frames that two tags make longer than one does: they
+/// are dropped where that is counted, and guests have them.
+#[test]
+fn a_frame_that_two_tags_make_too_long_for_the_wire_is_the_switchs_to_drop() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    for (len, tags, passes) in
+        [(1518, 1, true), (1518, 2, true), (1519, 2, false), (1522, 2, false)]
+    {
+        let mut frame = frames::plain(frames::BROADCAST, world[a].mac(), len, 1);
+        for tag in 0..tags {
+            frame[12 + 4 * tag..14 + 4 * tag].copy_from_slice(&[0x81, 0]);
+        }
+        let before = drops(&world, DropReason::TooLong);
+        world[a].send(&Outgoing::whole(&frame));
+        world.settle();
+        assert_eq!(world[b].received.pop().expect("every guest takes it").bytes, frame);
+        assert_eq!(world.wire.take_frames().len(), usize::from(passes), "{len} bytes");
+        assert_eq!(drops(&world, DropReason::TooLong) - before, u64::from(!passes));
+    }
+    world.end();
+}
+
+/// A plug that sits loosely is told of, and not for ever.
+#[test]
+fn a_link_that_comes_and_goes_does_not_fill_the_log() {
+    let mut world = World::new();
+    let flap = |world: &mut World, times| {
+        let before = journal(Level::Info, "").len();
+        for _ in 0..times {
+            for link in [false, true] {
+                world.wire.set_link(link);
+                world.settle();
+            }
+        }
+        journal(Level::Info, "").len() - before
+    };
+    assert!((1..10).contains(&flap(&mut world, 100)));
+    world.pass(Duration::from_secs(60));
+    assert_eq!(flap(&mut world, 1), 2, "told again");
+    world.end();
+}
+
+/// Where the wire has no carrier, packets for it are dropped at its door, before anything
+/// is copied or mapped for them, and what waits goes home.
+#[test]
+fn what_is_for_a_wire_without_carrier_is_dropped_at_the_door() {
+    for mode in [Mode::Auto, Mode::Never] {
+        let mut world = World::with(Holding::Mapped(Duration::from_secs(4)), mode);
+        let a = world.attach(0);
+        let mac = world[a].mac();
+        world.wire.inject(frames::plain(mac, OUTSIDE, 60, 0));
+        world.settle();
+        let frames: Vec<_> = (0..5).map(|n| frames::plain(OUTSIDE, mac, 1400, n)).collect();
+        let send = |world: &mut World, frames: &[Vec<u8>]| {
+            for frame in frames {
+                world[a].queue(&Outgoing::whole(frame));
+            }
+            world[a].kick();
+            world.settle();
+        };
+        let no_carrier = |world: &World| drops(world, DropReason::NoCarrier);
+        // Two wait for room in the ring.
+        world.wire.hold(2);
+        send(&mut world, &frames[..3]);
+        let waiting = 3 - world.wire.held().len() as u64;
+        world.wire.set_link(false);
+        world.settle();
+        assert_eq!(no_carrier(&world), waiting);
+        while world.wire.complete() {}
+        world.wire.take_frames();
+        world.settle();
+        world.check_at_rest();
+        let (copies, maps) = (world.record(Kind::Copy), world.record(Kind::Map));
+        send(&mut world, &frames);
+        assert_eq!(no_carrier(&world), waiting + 5);
+        assert_eq!(copies.borrow().len(), 5, "the headers");
+        assert_eq!(maps.borrow().len(), 0);
+        assert_eq!(world[a].unanswered(), 0);
+        world.wire.set_link(true);
+        world.wire.hold(64);
+        send(&mut world, &frames);
+        while world.wire.complete() {}
+        assert_eq!(world.wire.take_frames(), frames);
+        assert_eq!(no_carrier(&world), waiting + 5);
+        world.end();
+    }
 }
 
 /// O-10, T-4: what the device has stays as it is until the device has read it, or was

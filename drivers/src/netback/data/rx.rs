@@ -38,8 +38,10 @@ pub struct RxCounters {
     pub bytes: u64,
     /// Packets of more slots than the frontend takes.
     pub too_long: u64,
-    /// Packets lost because a page could not be read or written.
+    /// Packets lost because a page of the guest's could not be written.
     pub failed: u64,
+    /// Packets lost because a page of their sender's could not be read.
+    pub unreadable: u64,
 }
 
 /// A receive queue.
@@ -198,24 +200,30 @@ impl RxQueue {
     }
 
     /// Runs the copies and answers the slots. A slot whose page could not be
-    /// filled is an error of its own (P-20).
+    /// filled is an error of its own (P-20), whosever page it was: the slot is taken,
+    /// and those after it are filled. Where some of the packet got into the page, the
+    /// page is good, and what is missing could not be read.
     fn drain<H: Hypervisor>(&mut self, hypervisor: &H, pools: &mut Pools, pass: Pass) {
         pools.run_copies(hypervisor);
         let mut slots = pass.slots.iter();
         let mut copy = 0;
         for (packet, count) in pass.packets {
-            let mut delivered = true;
+            let (mut delivered, mut unreadable) = (true, false);
             for slot in slots.by_ref().take(usize::from(count)) {
                 let end = usize::from(slot.copies_end);
-                let filled = (copy..end).all(|place| pools.copies.status(place).is_ok());
-                copy = end;
+                let mut outcomes = (copy..end).map(|place| pools.copies.status(place).is_ok());
+                let filled = outcomes.clone().all(|copied| copied);
                 delivered &= filled;
+                unreadable |= !filled && outcomes.any(|copied| copied);
+                copy = end;
                 let status = if filled { slot.len as i16 } else { Status::Error as i16 };
                 self.ring.respond(RxResponse::new(slot.id, 0, slot.flags, status));
             }
             if delivered {
                 self.counters.packets += 1;
                 self.counters.bytes += packet.len() as u64;
+            } else if unreadable {
+                self.counters.unreadable += 1;
             } else {
                 self.counters.failed += 1;
             }

@@ -6,7 +6,7 @@ use kernel::Pools;
 use kernel::memory::{MapError, MappedPage, Window};
 use kernel::packet::Batch;
 use kernel::pages::ShardId;
-use kernel::switch::{Holding, MAX_WAIT, PartialChecksums, Port, PortQueue};
+use kernel::switch::{Holding, MAX_WAIT, PartialChecksums, Port, PortQueue, Traffic};
 use xen::event::EventPort;
 use xen::{DomainId, Errno, Hypervisor, Instant};
 
@@ -134,14 +134,14 @@ impl<H: Hypervisor> Vif<H> {
         }
     }
 
-    /// Undoes [`attach`](Self::attach). Pages of the guest's that somebody still
-    /// holds come back to the tracker later, and are not answered (O-13).
+    /// Undoes [`attach`](Self::attach), in the order of O-12. Pages of the guest's that
+    /// somebody still holds come back to the tracker later, and are not answered (O-13).
     pub fn detach(self, pools: &mut Pools) {
         pools.tracker.close(self.tx.shard());
+        unmap(&self.hypervisor, &mut pools.window, self.pages);
         if let Err(error) = self.hypervisor.close(self.event) {
             log::error!("closing event channel {}: {error}", self.event.0);
         }
-        unmap(&self.hypervisor, &mut pools.window, self.pages);
     }
 
     /// The event channel's port.
@@ -231,9 +231,10 @@ impl<H: Hypervisor> Vif<H> {
 }
 
 impl<H: Hypervisor> Port for Vif<H> {
-    fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, now: Instant) {
+    fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, now: Instant) -> Traffic {
+        let before = self.rx.counters();
         if self.carrier != Carrier::Up {
-            return;
+            return Traffic::default();
         }
         match self.rx.transmit(&self.hypervisor, queue, pools, now) {
             Ok(true) => self.hypervisor.notify(self.event),
@@ -245,6 +246,8 @@ impl<H: Hypervisor> Port for Vif<H> {
         } else {
             (!queue.is_empty()).then(|| now + POLL)
         };
+        let RxCounters { packets, bytes, .. } = self.rx.counters();
+        Traffic { packets: packets - before.packets, bytes: bytes - before.bytes }
     }
 
     /// Copies into the guest's pages are made before `transmit` returns; what waits in

@@ -5,6 +5,7 @@ use core::time::Duration;
 use kernel::Pools;
 use kernel::memory::Registers;
 use kernel::packet::MacAddress;
+use log::Level;
 use xen::Instant;
 
 use super::regs::*;
@@ -112,7 +113,7 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
         self.configure_general();
         self.configure_receive();
         self.configure_transmit();
-        let interrupts = self.configure_interrupts();
+        let interrupts = self.configure_interrupts(now);
         if !self.function.change_command(Command::BUS_MASTER, Command::empty()) {
             return Err(Fault::Command);
         }
@@ -181,7 +182,7 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
     /// is cleared by its message; nothing is masked by it on the datasheet's device,
     /// and everything on QEMU's, so the driver does its own masking. Returns whether
     /// there are interrupts.
-    fn configure_interrupts(&self) -> bool {
+    fn configure_interrupts(&mut self, now: Instant) -> bool {
         let Some(Messages { msix, table, messages }) = &self.messages else { return false };
         let queues = IVAR_VALID << IVAR_RXQ0_SHIFT | IVAR_VALID << IVAR_TXQ0_SHIFT;
         let other = (IVAR_VALID | 1) << IVAR_OTHER_SHIFT;
@@ -193,9 +194,9 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
         match msix.enable(&self.function, table, messages) {
             Ok(()) => true,
             Err(error) => {
-                log::warn!("{}: polled, since {error}", self.function.address());
                 // What is half set up must not fire later.
                 let _ = msix.disable(&self.function);
+                self.tell(Level::Warn, format_args!("polled, since {error}"), now);
                 false
             }
         }

@@ -21,18 +21,21 @@ mod receive;
 mod regs;
 mod transmit;
 
+use core::fmt;
 use core::time::Duration;
 
 use kernel::Pools;
 use kernel::memory::{DmaPage, Registers};
 use kernel::packet::{Batch, MacAddress};
-use kernel::switch::{Holding, PartialChecksums, Port, PortQueue};
+use kernel::switch::{Holding, PartialChecksums, Port, PortQueue, Traffic};
+use log::Level;
 use xen::Instant;
 
 use self::receive::Receiver;
 use self::regs::*;
 use self::transmit::Transmitter;
 use super::{BufferProvider, Cause, Fault, Link, Nic, Statistics, Status};
+use crate::log_budget::LogBudget;
 use crate::pci::{Command, ConfigSpace, Function, Identity, Message, Msix};
 
 pub use self::regs::LEN as REGISTERS_LEN;
@@ -130,6 +133,7 @@ pub struct E1000e<R, C, B: BufferProvider> {
     link: Link,
     survey: Instant,
     statistics: Statistics,
+    log: LogBudget,
 }
 
 impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
@@ -159,6 +163,7 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
             link: Link::Down,
             survey: Instant(0),
             statistics: Statistics::default(),
+            log: LogBudget::default(),
         }
     }
 
@@ -179,7 +184,7 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
         if let Interrupts::Testing { since, .. } = self.interrupts
             && now.since(since) >= INTERRUPT_TEST
         {
-            self.give_up_interrupts();
+            self.give_up_interrupts(now);
         }
         if now < self.survey {
             return;
@@ -192,7 +197,7 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
         if !command.contains(Command::BUS_MASTER) {
             // NETBACK-SPEC H-13: Xen's answer to ten IOMMU faults.
             self.statistics.mastering_lost += 1;
-            log::warn!("{}: bus mastering was taken away; resetting", self.function.address());
+            self.tell(Level::Warn, format_args!("bus mastering was taken away; resetting"), now);
             return self.begin_reset(now);
         }
         self.update_link();
@@ -203,20 +208,27 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
             Some(_) if self.link == Link::Down => {
                 // Nothing is sent until there is a link again, which may be never.
                 self.statistics.flushes += 1;
-                log::info!("{}: resetting, to flush it", self.function.address());
+                self.tell(Level::Info, format_args!("resetting, to flush it"), now);
                 self.begin_reset(now);
             }
             Some(since) if now.since(since) >= STALL => {
                 self.statistics.stalls += 1;
-                log::warn!("{}: sending has stopped; resetting", self.function.address());
+                self.tell(Level::Warn, format_args!("sending has stopped; resetting"), now);
                 self.begin_reset(now);
             }
             _ => {}
         }
     }
 
-    fn give_up_interrupts(&mut self) {
-        log::warn!("{}: polled, since its interrupts do not come", self.function.address());
+    /// Tells the operator, if not too much was told already: the counters have it all.
+    fn tell(&mut self, level: Level, what: fmt::Arguments<'_>, now: Instant) {
+        if self.log.take(now) {
+            log::log!(level, "{}: {what}", self.function.address());
+        }
+    }
+
+    fn give_up_interrupts(&mut self, now: Instant) {
+        self.tell(Level::Warn, format_args!("polled, since its interrupts do not come"), now);
         self.interrupts = Interrupts::Missing;
         self.armed = 0;
         self.write(IMC, u32::MAX);
@@ -235,7 +247,9 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
             _ => 1000,
         };
         let full_duplex = status & STATUS_FD != 0;
-        self.link = if up { Link::Up { speed, full_duplex } } else { Link::Down };
+        let link = if up { Link::Up { speed, full_duplex } } else { Link::Down };
+        let lost = core::mem::replace(&mut self.link, link) != Link::Down && !up;
+        self.statistics.links_lost += u64::from(lost);
     }
 
     /// 10.2.7: counters of 32 bits that reading clears.
@@ -257,24 +271,20 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
         matches!(self.state, State::Running)
     }
 
-    /// Whether packets are sent and not dropped.
+    /// Whether packets are sent.
     fn sends(&self) -> bool {
         self.runs() && self.link != Link::Down
     }
 }
 
 impl<R: Registers, C: ConfigSpace, B: BufferProvider> Port for E1000e<R, C, B> {
-    fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, now: Instant) {
+    fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, now: Instant) -> Traffic {
         self.reap(pools);
         if !self.sends() {
-            while let Some(packet) = queue.pop() {
-                self.statistics.send_down += 1;
-                pools.give(packet);
-            }
-            return;
+            return Traffic::default();
         }
         let tail = self.transmitter.tail();
-        self.transmitter.transmit(queue, pools, now, &mut self.statistics);
+        let sent = self.transmitter.transmit(queue, pools, now, &mut self.statistics);
         if self.transmitter.tail() != tail {
             self.write(TDT, self.transmitter.tail());
             // Who sleeps on received packets sleeps on sent ones as well.
@@ -282,6 +292,7 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> Port for E1000e<R, C, B> {
                 self.rearm();
             }
         }
+        sent
     }
 
     fn partial_checksums(&self) -> PartialChecksums {

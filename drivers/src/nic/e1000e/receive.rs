@@ -10,7 +10,7 @@ use kernel::packet::{BATCH, Batch, ETHERNET_HEADER};
 
 use super::SLOTS;
 use crate::nic::ring::Ring;
-use crate::nic::{BufferProvider, Statistics};
+use crate::nic::{BufferProvider, LONGEST, Statistics};
 
 const DESCRIPTOR: usize = 16;
 /// Status and errors are one word of the descriptor as written back.
@@ -23,11 +23,9 @@ const ERRORS: u32 = 0x97 << 24;
 /// The length is the lower half of the next word.
 const LENGTH: usize = 12;
 
-/// The longest frame that the device takes without long packets enabled
-/// (10.2.5.1, LPE), with its checksum.
-const LONGEST_ON_WIRE: u16 = 1522;
-/// The same as it is stored, the checksum stripped.
-const LONGEST: u16 = LONGEST_ON_WIRE - 4;
+/// The longest frame that the device takes, with its checksum. With long packets enabled
+/// (10.2.5.1, LPE) it would take 16 KiB, and write up to 2048 bytes into a buffer.
+const LONGEST_ON_WIRE: u16 = LONGEST + 4;
 
 /// A buffer in the ring.
 struct Posted<T> {

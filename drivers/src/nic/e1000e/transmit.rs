@@ -18,13 +18,13 @@ use core::iter;
 use kernel::defect::{self, Defect};
 use kernel::memory::{Buffers, DmaPage};
 use kernel::packet::{Checksum, ETHERNET_HEADER, MAX_FRAGMENTS, Packet, Protocol, checksum};
-use kernel::switch::PortQueue;
+use kernel::switch::{PortQueue, Traffic};
 use kernel::{DmaRegion, Pools};
 use xen::{Instant, PAGE_SIZE};
 
 use super::SLOTS;
-use crate::nic::Statistics;
 use crate::nic::ring::Ring;
+use crate::nic::{LONGEST, Statistics};
 
 const DESCRIPTOR: usize = 16;
 /// The status, in the upper half of a descriptor's second word.
@@ -52,8 +52,6 @@ const SHORTEST: usize = 60;
 /// The shortest frame that the device pads (10.2.6.1, PSP): less than 17 bytes is
 /// less than it can send.
 const SHORTEST_PADDED: u32 = 17;
-/// The longest frame of an Ethernet with one tag, without its checksum.
-const LONGEST: u32 = 1518;
 
 /// Beyond all memory.
 const NO_BOUNDARY: u64 = 1 << 63;
@@ -118,23 +116,24 @@ impl Transmitter {
     }
 
     /// Gives the device packets from `queue`, as many as there is room for; it sees
-    /// them once it is told the tail. What it cannot send is dropped.
+    /// them once it is told the tail. What it cannot send is dropped; what it can is
+    /// returned.
     pub(super) fn transmit(
         &mut self,
         queue: &mut PortQueue,
         pools: &mut Pools,
         now: Instant,
         counters: &mut Statistics,
-    ) {
+    ) -> Traffic {
+        let mut sent = Traffic::default();
         while queue.front().is_some_and(|packet| most(packet) <= self.ring.room()) {
             let Some(mut packet) = queue.pop() else { break };
-            let len = packet.len() as u64;
+            let len = packet.len();
             pad(&mut packet, &mut pools.buffers);
             let offloaded = packet.meta.checksum == Checksum::Partial;
             match self.send(packet, pools, now) {
                 Ok(()) => {
-                    counters.sent += 1;
-                    counters.sent_bytes += len;
+                    sent.add(1, len);
                     counters.sent_checksums += u64::from(offloaded);
                 }
                 Err(packet) => {
@@ -143,6 +142,9 @@ impl Transmitter {
                 }
             }
         }
+        counters.sent += sent.packets;
+        counters.sent_bytes += sent.bytes;
+        sent
     }
 
     /// Gives the device a packet, or hands back one that it cannot send.
@@ -170,7 +172,7 @@ impl Transmitter {
     fn orders(&self, packet: &Packet, pools: &Pools) -> Option<Orders> {
         let regions = pools.dma_regions(packet)?;
         let len: u32 = regions.iter().map(|region| region.len).sum();
-        if !(SHORTEST_PADDED..=LONGEST).contains(&len) {
+        if !(SHORTEST_PADDED..=LONGEST.into()).contains(&len) {
             return None;
         }
         let (context, options) = match packet.meta.checksum {

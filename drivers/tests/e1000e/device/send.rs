@@ -17,6 +17,9 @@ pub struct Sender {
     pub loads: usize,
     /// How many frames it had to pad.
     pub padded: usize,
+    /// Whether it said of descriptors that they are done, until the next reset. They may
+    /// be overwritten by now, and what it would send is anything.
+    astray: bool,
 }
 
 /// The part of a context descriptor that a packet which is not cut into segments
@@ -44,7 +47,7 @@ impl Device {
                 return;
             }
             let runs = self.get(TCTL) & EN != 0 && self.masters() && self.link.get();
-            if !runs || self.faults.stalled.get() {
+            if !runs || self.faults.stalled.get() || self.sender.borrow().astray {
                 return;
             }
             let mut packet = Gathering::default();
@@ -154,6 +157,7 @@ impl Device {
     pub fn scribble(&self, slot: u64, status: u8) {
         if self.masters() && self.get(TCTL) & EN != 0 {
             self.lied.set(true);
+            self.sender.borrow_mut().astray = true;
             self.memory.write(self.base(TDBAL) + slot * 16 + 12, &[status]);
         }
     }
