@@ -245,7 +245,12 @@ impl SmallWorld {
         while let Some((vif, carrier)) = self.network.next_carrier() {
             match carrier {
                 Carrier::Up | Carrier::Stalled => assert_eq!(vif, self.devices[1].vif()),
-                Carrier::Broken(Violation::Quarantined) => self.end_device(Who::A, End::Close),
+                Carrier::Broken(Violation::Quarantined) => {
+                    // It closes, unless it has ended in another way already.
+                    if self.phase(Who::A) == Phase::Connected {
+                        self.end_device(Who::A, End::Close);
+                    }
+                }
                 Carrier::Broken(fault) => panic!("an honest frontend is given up: {fault}"),
             }
         }
