@@ -9,6 +9,7 @@ mod slow_path;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::fmt;
+use core::time::Duration;
 
 use kernel::Pools;
 use kernel::defect::{self, Defect};
@@ -252,6 +253,12 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             Some(attached) => PortName::Vif(attached.id),
             None => PortName::Uplink,
         }
+    }
+
+    /// How long the page has been with us that a guest lent first of all that are.
+    pub fn oldest_page(&self) -> Option<Duration> {
+        let since = self.pools.tracker.census().oldest?;
+        Some(self.hypervisor.now().since(since))
     }
 
     /// What packets are made of.

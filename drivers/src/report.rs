@@ -3,6 +3,7 @@
 use core::fmt::{self, Display};
 
 use kernel::memory::Size;
+use kernel::pages::Census;
 use xen::Hypervisor;
 
 use crate::netback::Carrier;
@@ -65,7 +66,7 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
         }
         writeln!(f)?;
         let pages = network.pools().tracker.counters();
-        writeln!(
+        write!(
             f,
             "lent pages: claimed {}, responded {}, abandoned {}, out {}, holds {}, mapped {}, quarantined {}, maps {}",
             pages.claimed,
@@ -77,6 +78,13 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
             pages.quarantined,
             pages.maps
         )?;
+        // The same by another way of counting (O-16).
+        let Census { records, holds, mapped, .. } = network.pools().tracker.census();
+        write!(f, "; in the records {records}, held {holds} times, {mapped} of them mapped")?;
+        match network.oldest_page() {
+            Some(age) => writeln!(f, ", the oldest since {} ms", age.as_millis())?,
+            None => writeln!(f)?,
+        }
         let pools = network.pools();
         write!(f, "to the wire: mapped {} packets", pools.choice.mapped())?;
         for (reason, count) in pools.choice.copied() {

@@ -25,4 +25,4 @@ mod shard;
 mod tests;
 mod tracker;
 
-pub use tracker::{Claim, Counters, Hold, Response, ShardId, Tracker};
+pub use tracker::{Census, Claim, Counters, Hold, Response, ShardId, Tracker};

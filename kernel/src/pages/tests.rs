@@ -122,9 +122,12 @@ impl Lending {
         std::iter::from_fn(|| self.tracker.next_response(self.shard)).map(|due| due.id).collect()
     }
 
-    /// The identity of O-16, from what Xen says.
+    /// The identity of O-16, from what Xen says and what the records say.
     fn check(&self) {
-        let Counters { mapped, quarantined, .. } = self.tracker.counters();
+        let counters @ Counters { mapped, quarantined, holds, .. } = self.tracker.counters();
+        let census = self.tracker.census();
+        let records = counters.outstanding();
+        assert_eq!(census, Census { records, holds, mapped, oldest: census.oldest });
         let mappings = self.xen.audit().mappings.len();
         assert_eq!(mappings as u64, mapped + quarantined);
         assert_eq!(self.window.free() + mappings, FRAMES);
@@ -342,14 +345,14 @@ fn more_pages_than_a_batch_are_unmapped_in_several() {
 #[test]
 fn the_oldest_page_is_known() {
     let mut lending = Lending::new();
-    assert_eq!(lending.tracker.oldest(), None);
+    assert_eq!(lending.tracker.census().oldest, None);
     let old = Claim { since: Instant(5), ..claim(1) };
     let old = lending.tracker.claim(lending.shard, old).unwrap();
     let new = Claim { since: Instant(9), ..claim(2) };
     let new = lending.tracker.claim(lending.shard, new).unwrap();
-    assert_eq!(lending.tracker.oldest(), Some(Instant(5)));
+    assert_eq!(lending.tracker.census().oldest, Some(Instant(5)));
     lending.tracker.release(old);
     lending.responses();
-    assert_eq!(lending.tracker.oldest(), Some(Instant(9)));
+    assert_eq!(lending.tracker.census().oldest, Some(Instant(9)));
     lending.tracker.release(new);
 }

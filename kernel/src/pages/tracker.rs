@@ -102,6 +102,20 @@ impl Counters {
     }
 }
 
+/// What the records say, each looked at. At any time it is what the counters say of the
+/// same things: the identity of O-16.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Census {
+    /// Pages that are with us.
+    pub records: u64,
+    /// Holds on them.
+    pub holds: u64,
+    /// Those that are mapped.
+    pub mapped: u64,
+    /// Since when the page has been with us that has been so longest.
+    pub oldest: Option<Instant>,
+}
+
 /// All lent pages.
 #[derive(Debug)]
 pub struct Tracker {
@@ -247,12 +261,21 @@ impl Tracker {
         self.shard(id).map_or(0, |shard| shard.quarantined)
     }
 
-    /// Since when the page has been with us that has been so longest. Looks at all
-    /// records.
-    pub fn oldest(&self) -> Option<Instant> {
-        let records = self.shards.iter().flat_map(Shard::records);
-        let lent = records.filter(|record| !matches!(record.state, State::Quarantined));
-        lent.map(|record| record.claim.since).min()
+    /// Looks at all records.
+    pub fn census(&self) -> Census {
+        let mut census = Census::default();
+        for record in self.shards.iter().flat_map(Shard::records) {
+            match record.state {
+                State::Free | State::Quarantined => continue,
+                State::Mapped(_) | State::Unmapping(_) => census.mapped += 1,
+                State::Held | State::Mapping(_) | State::Responding => {}
+            }
+            census.records += 1;
+            census.holds += u64::from(record.holds);
+            let since = census.oldest.into_iter().chain([record.claim.since]);
+            census.oldest = since.min();
+        }
+        census
     }
 
     /// The counters.

@@ -28,7 +28,7 @@ macro_rules! for_each_scenario {
     ($use:ident) => {
         $use! {
         t1_one_page_is_held_by_everybody,
-        t3_what_waits_on_the_slow_path_keeps_no_page,
+        t3_local_delivery_keeps_no_page,
         t4_a_nic_that_stalls_is_reset_and_gives_back,
         t6_a_source_dies_while_the_nic_reads_its_pages,
         t8_what_is_lent_is_never_written,
@@ -132,7 +132,7 @@ pub fn t1_one_page_is_held_by_everybody() {
 }
 
 /// T-3: packets for ourselves wait until somebody has time for them; their pages do not.
-pub fn t3_what_waits_on_the_slow_path_keeps_no_page() {
+pub fn t3_local_delivery_keeps_no_page() {
     let mut world = World::new();
     let a = world.attach(0);
     // No bridge forwards what is sent there (IEEE 802.1Q, table 8-1).
@@ -403,7 +403,7 @@ pub fn o8_a_page_waits_for_a_port_for_a_tenth_of_a_second() {
     assert_eq!(world[a].unanswered(), 1);
     world.pass(2 * MILLISECOND);
     assert_eq!(world[a].unanswered(), 0);
-    assert_eq!(world.network.pools().tracker.oldest(), None);
+    assert_eq!(world.network.pools().tracker.census().oldest, None);
     world.end();
 }
 

@@ -87,7 +87,7 @@ fn difference(world: &World, guests: &[&Peer], counters: &Counters) -> Result<Ve
             difference.push(format!("{what}: {found:?} where it should be {expected}"));
         }
     };
-    for name in ["out", "holds", "mapped", "quarantined"] {
+    for name in ["out", "holds", "mapped", "quarantined", "in the records"] {
         expect(format!("pages {name}"), 0, counters.get("lent pages", name));
     }
     expect("leaked".into(), 0, counters.line("leaked").and_then(|count| count.parse().ok()));

@@ -35,7 +35,10 @@ impl SmallWorld {
     pub(super) fn check(&mut self) {
         self.check_arrivals();
         self.check_mappings();
-        let counters = self.network.pools().tracker.counters();
+        let tracker = &self.network.pools().tracker;
+        let (counters, census) = (tracker.counters(), tracker.census());
+        let counted = (counters.outstanding(), counters.holds, counters.mapped);
+        assert_eq!((census.records, census.holds, census.mapped), counted, "(O-16)");
         assert!(counters.claimed <= self.lent, "{counters:?}, {} lent", self.lent);
         assert!(counters.responded >= self.answered, "{counters:?}, {} answered", self.answered);
     }
