@@ -5,18 +5,25 @@
 //! the image does: a turn happens only when an event, an interrupt or the deadline
 //! is there to wake it, so that a wake-up that is lost, or a loop that never rests,
 //! fails a test.
+//!
+//! Its NIC is a scripted one on a [`Wire`], which does what a test says and nothing
+//! else, or the image's own driver with a [`Card`].
 
 mod allocations;
+mod card;
 pub mod explorer;
 pub mod frames;
 mod front;
 mod journal;
 pub mod scenarios;
 pub mod small;
+mod uplink;
 mod wire;
 mod world;
 
+pub use card::Card;
 pub use front::{Front, Manners, Outgoing, Received, Rings, TxAnswer};
 pub use journal::{Level, journal};
+pub use uplink::Uplink;
 pub use wire::Wire;
 pub use world::{GUESTS, Id, US, World, pools};
