@@ -6,6 +6,8 @@
 extern crate alloc;
 
 pub mod control;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 pub mod lldp;
 mod log_budget;
 pub mod netback;

@@ -49,7 +49,7 @@ defects! {
     LendsWithoutLimit,
     /// A lender may have all frames (O-9).
     MapsWithoutShare,
-    /// A NIC's packets end when they are given to it (O-10). For the tests of its driver.
+    /// A NIC's packets end when they are given to it (O-10).
     EndsPacketsAtOnce,
     /// A release allocates (O-11).
     AllocatesOnRelease,

@@ -282,7 +282,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::pci::model::Model;
+    use crate::fake::Model;
 
     #[test]
     fn unassigned_bars_are_sized_and_placed() {

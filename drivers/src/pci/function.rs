@@ -152,7 +152,7 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
-    use crate::pci::model::Model;
+    use crate::fake::Model;
 
     #[test]
     fn command_writes_keep_intx_off_and_leave_the_status_alone() {

@@ -68,6 +68,3 @@ impl<T: ConfigSpace + ?Sized> ConfigSpace for &T {
         (**self).write(address, register, value);
     }
 }
-
-#[cfg(test)]
-mod model;

@@ -182,7 +182,7 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
-    use crate::pci::model::Model;
+    use crate::fake::Model;
     use crate::pci::{WINDOW, assign};
 
     struct Table {

@@ -1,30 +1,24 @@
 //! The 82574's driver against a model of its device.
 
 mod checksums;
-#[path = "../../src/pci/model.rs"]
-#[allow(dead_code, reason = "the PCI tests use the rest")]
-mod config;
 mod defects;
-mod device;
 mod journal;
-mod memory;
 mod send;
 mod world;
 
 use std::time::Duration;
 
+use drivers::fake::{MAC, Model, QUEUES};
 use drivers::nic::{BufferProvider, Cause, Fault, Link, Nic, PoolBuffers, Status, Window};
-// What the shared configuration space names from its parent.
-use drivers::pci::{Address, Command, ConfigSpace, Function};
+use drivers::pci::Command;
 use kernel::Pools;
 use kernel::memory::{Buffer, Size};
 use kernel::packet::{BATCH, Batch, Checksum, MacAddress, Packet};
 use proptest::prelude::*;
 
 use checksums::KINDS;
-use device::MAC;
 use send::{PAGES, cut};
-use world::{BUFFERS, QUEUES, RING, World, frame};
+use world::{BUFFERS, RING, World, frame};
 
 #[test]
 fn it_comes_up_and_goes_down() {
@@ -171,7 +165,7 @@ impl BufferProvider for Short {
 
 #[test]
 fn buffers_that_are_too_short_are_not_used() {
-    let mut world = World::of(config::Model::nic(), BUFFERS, true, Short);
+    let mut world = World::of(Model::nic(), BUFFERS, true, Short);
     assert_eq!(world.start(), Status::Failed(Fault::NoBuffers));
     world.finish();
 }
@@ -529,7 +523,7 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) {
-        let device = self.device;
+        let device = self.device.clone();
         match event {
             Event::Arrive(len) => drop(device.arrive(&frame(0, len.into()))),
             Event::Lie(status, len) => device.lie(status, len),

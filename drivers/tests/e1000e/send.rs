@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use drivers::fake::OTHER;
 use drivers::nic::{Fault, Link, Nic, Status};
 use kernel::packet::Checksum;
 use kernel::switch::{Holding, Port, Traffic};
 
-use crate::world::{OTHER, RING, World, frame};
+use crate::world::{RING, World, frame};
 
 /// The most pages that a packet borrows.
 pub const PAGES: usize = 19;
@@ -393,7 +394,8 @@ fn a_hung_device_gives_its_packets_back_within_the_bound() {
         world.watchdog();
         world.pass(Duration::from_micros(1));
         let free = world.free();
-        let faults = &world.device.faults;
+        let device = world.device.clone();
+        let faults = &device.faults;
         faults.stalled.set(true);
         faults.stuck_reset.set(stuck_reset);
         faults.busy.set(busy);

@@ -1,11 +1,13 @@
 //! A driver, a device, and what packets are made of.
 
+use std::rc::Rc;
 use std::time::Duration;
 
-use drivers::nic::e1000e::{E1000e, Messages, REGISTERS_BAR, REGISTERS_LEN};
+use drivers::fake::{Bar, Device, Model, QUEUES};
+use drivers::nic::e1000e::E1000e;
 use drivers::nic::{BufferProvider, Cause, Nic, PoolBuffers, Status};
-use drivers::pci::{Command, Message, Msix, WINDOW, assign};
-use kernel::memory::{Buffers, DmaPages, Size, Window};
+use drivers::pci::Command;
+use kernel::memory::{Buffers, DmaPages, Ram, Size, Window};
 use kernel::packet::{Batch, Checksum, Fragment, Linear, Packet};
 use kernel::pages::choice::Mode;
 use kernel::pages::{Claim, ShardId};
@@ -13,14 +15,8 @@ use kernel::switch::{MAX_WAIT, Port, PortQueue, QueueLimits, Traffic};
 use kernel::{HEADROOM, Limits, Pools};
 use xen::fake::{FakeXen, Grant, Guest};
 use xen::grant::GrantRef;
-use xen::{DomainId, Instant, PAGE_SIZE};
+use xen::{DomainId, Hypervisor, Instant, PAGE_SIZE};
 
-use crate::config::Model;
-use crate::device::{Bar, Device};
-use crate::memory::Memory;
-
-pub const QUEUES: u8 = 0x40;
-pub const OTHER: u8 = 0x41;
 /// Pages of two large buffers each: enough for the ring, and some.
 pub const BUFFERS: usize = 400;
 pub const RING: usize = 255;
@@ -28,8 +24,8 @@ pub const RING: usize = 255;
 const FRAMES: usize = 1024;
 
 pub struct World<B: BufferProvider = PoolBuffers> {
-    pub device: &'static Device,
-    pub nic: E1000e<Bar, &'static Model, B>,
+    pub device: Rc<Device>,
+    pub nic: E1000e<Bar, Rc<Device>, B>,
     pub pools: Pools,
     pub queue: PortQueue,
     xen: FakeXen,
@@ -71,19 +67,13 @@ impl World {
 impl<B: BufferProvider> World<B> {
     pub fn of(model: Model, buffers: usize, interrupts: bool, provider: B) -> Self {
         let xen = FakeXen::new(DomainId(1));
-        let (memory, [small, large, rings]) = Memory::new(xen.clone(), [1, buffers, 2]);
-        let device = Device::new(model, memory);
-        let function = device.config.function();
-        let regions = assign(&function, WINDOW, &[]).unwrap();
-        assert!(regions.iter().any(|r| r.index == REGISTERS_BAR && r.size == REGISTERS_LEN));
-        let messages = interrupts.then(|| Messages {
-            msix: Msix::find(&function, &regions).unwrap(),
-            table: Bar::Table(device),
-            messages: [Message::new(QUEUES, 0).unwrap(), Message::new(OTHER, 0).unwrap()],
-        });
+        // Not at zero, so that no time is by chance.
+        xen.advance(Duration::from_nanos(1));
+        let [small, large, rings] = [1, buffers, 2].map(|pages| ram(&xen, pages));
+        let device = Device::new(model, xen.clone());
         let mut pages = DmaPages::new(rings);
         let rings = [pages.take().unwrap(), pages.take().unwrap()];
-        let nic = E1000e::new(function, Bar::Registers(device), messages, rings, provider);
+        let nic = device.driver(rings, interrupts, provider);
         let limits = Limits { packets: 600, copies: 1, map: Mode::Always };
         let window = Window::of(xen.foreign_frames(FRAMES));
         let mut pools = Pools::new(Buffers::new(small, large), window, limits);
@@ -93,17 +83,17 @@ impl<B: BufferProvider> World<B> {
             device,
             nic,
             pools,
-            xen,
             lent,
             queue: PortQueue::new(QueueLimits { packets: 600, bytes: 1 << 20, wait: MAX_WAIT }),
-            now: Instant(1),
+            now: xen.now(),
+            xen,
             at_rest,
         }
     }
 
     pub fn pass(&mut self, time: Duration) {
-        self.now = self.now + time;
-        self.device.now.set(self.now);
+        self.xen.advance(time);
+        self.now = self.xen.now();
     }
 
     pub fn watchdog(&mut self) -> Status {
@@ -241,8 +231,7 @@ impl<B: BufferProvider> World<B> {
         self.guard();
     }
 
-    /// Sends home what nobody uses, and has the device fault there; unless it lied:
-    /// then it looks where it must not.
+    /// Sends home what nobody uses, and keeps the device out of there.
     fn guard(&mut self) {
         self.pools.run_unmaps(&self.xen);
         self.lent.answer(&mut self.pools);
@@ -255,7 +244,7 @@ impl<B: BufferProvider> World<B> {
             let region = buffers.region(buffer, 0..buffer.size().bytes()).unwrap();
             region.dma_address()..region.dma_address() + u64::from(region.len())
         });
-        self.device.memory.guard((!self.device.has_lied()).then_some(ranges));
+        self.device.keep_out(ranges);
         free.into_iter().rev().for_each(|buffer| self.pools.buffers.give(buffer));
     }
 
@@ -276,6 +265,15 @@ impl<B: BufferProvider> World<B> {
         let command = self.device.config.function().command();
         assert!(!command.contains(Command::BUS_MASTER));
     }
+}
+
+/// RAM of the domain, of which not all bytes are zero.
+fn ram(xen: &FakeXen, pages: usize) -> Ram {
+    let (base, first) = xen.ram(pages);
+    let address = first.number() * PAGE_SIZE as u64;
+    xen.device_write(address, &vec![0xa5; pages * PAGE_SIZE]).unwrap();
+    // SAFETY: fresh pages, which live as long as the hypervisor does.
+    unsafe { Ram::new(base, first, pages) }
 }
 
 /// A guest that lends pages.

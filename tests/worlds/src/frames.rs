@@ -46,3 +46,31 @@ pub fn datagram(to: [u8; 6], from: [u8; 6], payload: &[u8], finished: bool) -> V
     }
     frame
 }
+
+/// A TCP segment or UDP datagram over either IP, its checksums right.
+///
+/// # Panics
+/// If it does not fit an IP packet.
+pub fn transport(to: [u8; 6], from: [u8; 6], v6: bool, tcp: bool, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2(from, to);
+    let ip = if v6 {
+        builder.ipv6([0xfd; 16], [0xfe; 16], 64)
+    } else {
+        builder.ipv4([10, 0, 0, 1], [10, 9, 8, 7], 64)
+    };
+    let written = if tcp {
+        ip.tcp(1000, 80, 7, 9).ack(3).write(&mut frame, payload)
+    } else {
+        ip.udp(53, 5353).write(&mut frame, payload)
+    };
+    written.expect("it fits");
+    frame
+}
+
+/// The same frame with its transport checksum still to be made, and anything in the field.
+pub fn blank(mut frame: Vec<u8>, v6: bool, tcp: bool) -> Vec<u8> {
+    let at = if v6 { 54 } else { 34 } + if tcp { 16 } else { 6 };
+    frame[at..at + 2].copy_from_slice(&[0xab, 0xcd]);
+    frame
+}

@@ -5,8 +5,12 @@
 //! the image does: a turn happens only when an event, an interrupt or the deadline
 //! is there to wake it, so that a wake-up that is lost, or a loop that never rests,
 //! fails a test.
+//!
+//! Its NIC is a scripted one on a [`Wire`], which does what a test says and nothing
+//! else, or the image's own driver with a [`Card`].
 
 pub mod allocations;
+mod card;
 pub mod compositions;
 mod delivery;
 pub mod explorer;
@@ -16,10 +20,13 @@ mod journal;
 pub mod scenarios;
 pub mod small;
 pub mod trials;
+mod uplink;
 mod wire;
 mod world;
 
+pub use card::Card;
 pub use front::{Front, Manners, Outgoing, Received, Rings, TxAnswer};
 pub use journal::{Level, journal};
+pub use uplink::Uplink;
 pub use wire::Wire;
 pub use world::{GUESTS, Id, US, World, pools};

@@ -13,7 +13,7 @@ use xen::{Instant, PAGE_SIZE};
 
 use crate::allocations::allocations;
 use crate::frames::{self, BROADCAST};
-use crate::{GUESTS, Id, Manners, Outgoing, US, World, pools};
+use crate::{Card, GUESTS, Id, Manners, Outgoing, US, Uplink, Wire, World, pools};
 
 /// A station on the wire, which the bridge has not heard of.
 const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 0, 9];
@@ -22,57 +22,62 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 /// A scenario and its name.
 pub type Scenario = (&'static str, fn());
 
-/// Hands the names of all scenarios to a macro.
+/// Hands the names of all scenarios to a macro: those with any NIC, and those in which
+/// a scripted one does what no card does, or there is none.
 #[macro_export]
 macro_rules! for_each_scenario {
     ($use:ident) => {
         $use! {
-        t1_one_page_is_held_by_everybody,
+        any: t1_one_page_is_held_by_everybody,
         t3_local_delivery_keeps_no_page,
-        t4_a_nic_that_stalls_is_reset_and_gives_back,
         t6_a_source_dies_while_the_nic_reads_its_pages,
         t8_what_is_lent_is_never_written,
         t9_headers_in_any_pieces_leave_for_the_wire,
         t10_headers_are_what_was_looked_at,
-        t11_a_source_restarts_while_its_pages_are_at_the_nic,
         t12_a_page_that_cannot_be_unmapped,
         t13_no_handle_is_left,
-        t15_a_detach_while_the_nic_hangs,
         o1_ids_are_only_echoed,
         o8_a_page_waits_for_a_port_for_a_tenth_of_a_second,
         o8_few_pages_of_a_source_wait_for_a_port,
         o9_lenders_share_the_frames,
-        o11_a_release_allocates_nothing,
         o12_a_vif_goes_when_its_pages_are_back,
         o14_a_frame_is_used_again_only_after_its_unmap,
         p15_failures_and_extras_are_answered,
-        a_port_without_a_bound_gets_copies,
         fragments_that_fill_their_pages_are_one_region,
         the_original_is_released_while_a_clone_is_in_use,
         a_clone_and_its_original_are_released_once_each,
         a_page_stays_for_as_long_as_a_queue_points_at_it,
         a_header_pull_leaves_the_rest_of_the_page,
         what_was_sent_is_given_back_without_more_to_send,
-        two_readers_of_one_header_get_their_own_checksums,
-            }
+        two_readers_of_one_header_get_their_own_checksums;
+        scripted: t4_a_nic_that_stalls_is_reset_and_gives_back,
+        t11_a_source_restarts_while_its_pages_are_at_the_nic,
+        t15_a_detach_while_the_nic_hangs,
+        o11_a_release_allocates_nothing,
+        a_port_without_a_bound_gets_copies;
+        }
     };
 }
 
 macro_rules! list {
-    ($($name:ident,)+) => {
+    (any: $($any:ident),+; scripted: $($scripted:ident),+;) => {
         /// All of them.
-        pub const ALL: &[Scenario] = &[$((stringify!($name), $name),)+];
+        pub const ALL: &[Scenario] = &[
+            $((stringify!($scripted), $scripted),)+
+            $((stringify!($any), $any::<Wire>),)+
+            $((concat!(stringify!($any), ", with a card"), $any::<Card>),)+
+        ];
     };
 }
 
 for_each_scenario!(list);
 
 /// A packet with lent pages, from one vif to an address.
-fn frame(world: &World, from: Id, to: [u8; 6], len: usize) -> Vec<u8> {
+fn frame<U: Uplink>(world: &World<U>, from: Id, to: [u8; 6], len: usize) -> Vec<u8> {
     frames::plain(to, world[from].mac(), len, len as u64)
 }
 
-fn send(world: &mut World, from: Id, frame: &[u8]) {
+fn send<U: Uplink>(world: &mut World<U>, from: Id, frame: &[u8]) {
     world[from].send(&Outgoing::whole(frame));
     world.settle();
 }
@@ -81,28 +86,28 @@ fn mute() -> Manners {
     Manners { offers: 0, ..Manners::default() }
 }
 
-fn mapped(world: &World) -> u64 {
+fn mapped<U: Uplink>(world: &World<U>) -> u64 {
     world.network.pools().tracker.counters().mapped
 }
 
-fn copied(world: &World, reason: Reason) -> u64 {
+fn copied<U: Uplink>(world: &World<U>, reason: Reason) -> u64 {
     let mut copied = world.network.pools().choice.copied();
     copied.find(|(why, _)| *why == reason).map_or(0, |(_, count)| count)
 }
 
 /// A world in which everything that can be is mapped, and the device sends when it is
 /// told to.
-fn slow_wire() -> World {
-    let world = World::mapping();
-    world.wire.hold(64);
+fn slow_wire<U: Uplink>() -> World<U> {
+    let world = World::<U>::of(Mode::Always);
+    world.wire.pause();
     world
 }
 
 /// A packet of two pages goes to three guests and to the wire; each is the last one
 /// to let go in turn.
-pub fn t1_one_page_is_held_by_everybody() {
+pub fn t1_one_page_is_held_by_everybody<U: Uplink>() {
     for last in 0..4 {
-        let mut world = slow_wire();
+        let mut world = slow_wire::<U>();
         let a = world.attach(0);
         let guests = [1, 2, 3].map(|guest| world.attach_with(guest, mute(), &[]));
         let frame = frame(&world, a, BROADCAST, 1400);
@@ -110,7 +115,7 @@ pub fn t1_one_page_is_held_by_everybody() {
         world.settle();
         assert_eq!((mapped(&world), world.wire.held().len()), (2, 1));
         assert_eq!(world.network.pools().tracker.counters().holds, 2 * 4);
-        let let_go = |world: &mut World, holder: usize| {
+        let let_go = |world: &mut World<U>, holder: usize| {
             match guests.get(holder) {
                 Some(&guest) => world[guest].offer(1),
                 None => assert!(world.wire.complete()),
@@ -132,8 +137,8 @@ pub fn t1_one_page_is_held_by_everybody() {
 }
 
 /// T-3: packets for ourselves wait until somebody has time for them; their pages do not.
-pub fn t3_local_delivery_keeps_no_page() {
-    let mut world = World::new();
+pub fn t3_local_delivery_keeps_no_page<U: Uplink>() {
+    let mut world = World::<U>::of(Mode::Auto);
     let a = world.attach(0);
     // No bridge forwards what is sent there (IEEE 802.1Q, table 8-1).
     let reserved = [0x01, 0x80, 0xc2, 0, 0, 0];
@@ -150,7 +155,7 @@ pub fn t3_local_delivery_keeps_no_page() {
 
 /// Completions stop; the device is reset, pages go home, and it goes on.
 pub fn t4_a_nic_that_stalls_is_reset_and_gives_back() {
-    let mut world = slow_wire();
+    let mut world = slow_wire::<Wire>();
     let a = world.attach(0);
     for len in [1000, 1100] {
         let frame = frame(&world, a, OUTSIDE, len);
@@ -174,8 +179,8 @@ pub fn t4_a_nic_that_stalls_is_reset_and_gives_back() {
 
 /// A guest is destroyed with pages at the NIC and in another's queue: no zombie, no
 /// unmap of what is gone, nothing answered.
-pub fn t6_a_source_dies_while_the_nic_reads_its_pages() {
-    let mut world = slow_wire();
+pub fn t6_a_source_dies_while_the_nic_reads_its_pages<U: Uplink>() {
+    let mut world = slow_wire::<U>();
     let a = world.attach(0);
     let b = world.attach_with(1, mute(), &[]);
     let wide = frame(&world, a, BROADCAST, 1300);
@@ -202,8 +207,8 @@ pub fn t6_a_source_dies_while_the_nic_reads_its_pages() {
 
 /// T-8: a packet whose checksum has to be made for the wire: the wire has it right, and
 /// the guest's page is as it was.
-pub fn t8_what_is_lent_is_never_written() {
-    let mut world = World::mapping();
+pub fn t8_what_is_lent_is_never_written<U: Uplink>() {
+    let mut world = World::<U>::of(Mode::Always);
     let a = world.attach(0);
     let mac = world[a].mac();
     let whole = frames::datagram(OUTSIDE, mac, &[7; 1000], true);
@@ -225,8 +230,8 @@ pub fn t8_what_is_lent_is_never_written() {
 }
 
 /// Headers that straddle slots, and the place where the copy of them ends.
-pub fn t9_headers_in_any_pieces_leave_for_the_wire() {
-    let mut world = World::mapping();
+pub fn t9_headers_in_any_pieces_leave_for_the_wire<U: Uplink>() {
+    let mut world = World::<U>::of(Mode::Always);
     let a = world.attach(0);
     let cut = |lens: &[u16]| -> Vec<(u16, u16)> {
         // The first at the end of its page, the others at its beginning.
@@ -251,8 +256,8 @@ pub fn t9_headers_in_any_pieces_leave_for_the_wire() {
 
 /// A guest edits its pages after it sent: the headers are those that were looked at;
 /// what follows may be anything.
-pub fn t10_headers_are_what_was_looked_at() {
-    let mut world = slow_wire();
+pub fn t10_headers_are_what_was_looked_at<U: Uplink>() {
+    let mut world = slow_wire::<U>();
     let a = world.attach(0);
     let b = world.attach_with(1, mute(), &[]);
     let frame = frame(&world, a, BROADCAST, 1000);
@@ -275,7 +280,7 @@ pub fn t10_headers_are_what_was_looked_at() {
 /// A guest's driver starts again while pages of its old ring are at the NIC: they come
 /// home late, and the new ring hears nothing of them (O-13).
 pub fn t11_a_source_restarts_while_its_pages_are_at_the_nic() {
-    let mut world = slow_wire();
+    let mut world = slow_wire::<Wire>();
     let a = world.attach(0);
     for _ in 0..3 {
         let frame = frame(&world, a, OUTSIDE, 1000);
@@ -302,8 +307,8 @@ pub fn t11_a_source_restarts_while_its_pages_are_at_the_nic() {
 
 /// An unmap fails: the page is never answered, its frame never used again, its vif
 /// disabled and reported; everybody else goes on.
-pub fn t12_a_page_that_cannot_be_unmapped() {
-    let mut world = slow_wire();
+pub fn t12_a_page_that_cannot_be_unmapped<U: Uplink>() {
+    let mut world = slow_wire::<U>();
     let [a, b] = world.connected();
     let first = frame(&world, a, OUTSIDE, 1000);
     send(&mut world, a, &first);
@@ -332,8 +337,8 @@ pub fn t12_a_page_that_cannot_be_unmapped() {
 }
 
 /// T-13: Xen has no handle left: packets are copied until there are some again.
-pub fn t13_no_handle_is_left() {
-    let mut world = slow_wire();
+pub fn t13_no_handle_is_left<U: Uplink>() {
+    let mut world = slow_wire::<U>();
     let [a, _] = world.connected();
     world.xen.set_mapping_limit(5);
     for len in [1000, 1100, 1200] {
@@ -357,7 +362,7 @@ pub fn t13_no_handle_is_left() {
 /// The toolstack takes a vif away while the NIC hangs with its pages: it has its
 /// answers in time; the pages come home when the device is reset.
 pub fn t15_a_detach_while_the_nic_hangs() {
-    let mut world = slow_wire();
+    let mut world = slow_wire::<Wire>();
     let [a, b] = world.connected();
     for _ in 0..3 {
         let frame = frame(&world, a, OUTSIDE, 1000);
@@ -377,8 +382,8 @@ pub fn t15_a_detach_while_the_nic_hangs() {
 }
 
 /// The same id for all, and the ids of a ring that runs backwards.
-pub fn o1_ids_are_only_echoed() {
-    let mut world = World::mapping();
+pub fn o1_ids_are_only_echoed<U: Uplink>() {
+    let mut world = World::<U>::of(Mode::Always);
     let a = world.attach(0);
     for _ in 0..3 {
         for len in [200, 1000, 1200] {
@@ -393,8 +398,8 @@ pub fn o1_ids_are_only_echoed() {
 }
 
 /// A guest that takes nothing holds a page of another's for 100 ms and no longer.
-pub fn o8_a_page_waits_for_a_port_for_a_tenth_of_a_second() {
-    let mut world = World::mapping();
+pub fn o8_a_page_waits_for_a_port_for_a_tenth_of_a_second<U: Uplink>() {
+    let mut world = World::<U>::of(Mode::Always);
     let a = world.attach(0);
     let b = world.attach_with(1, mute(), &[]);
     let frame = frame(&world, a, world[b].mac(), 1000);
@@ -408,8 +413,8 @@ pub fn o8_a_page_waits_for_a_port_for_a_tenth_of_a_second() {
 }
 
 /// Of one source at most 32 pages wait for a port; the rest of its packets is copied.
-pub fn o8_few_pages_of_a_source_wait_for_a_port() {
-    let mut world = World::mapping();
+pub fn o8_few_pages_of_a_source_wait_for_a_port<U: Uplink>() {
+    let mut world = World::<U>::of(Mode::Always);
     let a = world.attach(0);
     let b = world.attach_with(1, mute(), &[]);
     for len in 0..100 {
@@ -424,10 +429,10 @@ pub fn o8_few_pages_of_a_source_wait_for_a_port() {
 
 /// No lender has more pages mapped than there are frames left; another's are mapped
 /// all the same.
-pub fn o9_lenders_share_the_frames() {
-    let mut world = World::mapping();
+pub fn o9_lenders_share_the_frames<U: Uplink>() {
+    let mut world = World::<U>::of(Mode::Always);
     let [a, b] = world.connected();
-    world.wire.hold(500);
+    world.wire.pause();
     for id in [a, b] {
         for len in 0..60 {
             let frame = frame(&world, id, OUTSIDE, 1000 + len);
@@ -478,8 +483,8 @@ pub fn o11_a_release_allocates_nothing() {
 
 /// A vif whose pages are with others is not gone before they are back, while there is
 /// time; then its guest can use them again.
-pub fn o12_a_vif_goes_when_its_pages_are_back() {
-    let mut world = slow_wire();
+pub fn o12_a_vif_goes_when_its_pages_are_back<U: Uplink>() {
+    let mut world = slow_wire::<U>();
     let a = world.attach(0);
     let wide = frame(&world, a, OUTSIDE, 1000);
     send(&mut world, a, &wide);
@@ -494,10 +499,10 @@ pub fn o12_a_vif_goes_when_its_pages_are_back() {
 }
 
 /// Pages come and go at the same frames, each mapped where nothing is.
-pub fn o14_a_frame_is_used_again_only_after_its_unmap() {
-    let mut world = World::mapping();
+pub fn o14_a_frame_is_used_again_only_after_its_unmap<U: Uplink>() {
+    let mut world = World::<U>::of(Mode::Always);
     let a = world.attach(0);
-    world.wire.hold(8);
+    world.wire.pause();
     for round in 0..200 {
         let frame = frame(&world, a, OUTSIDE, 600 + round);
         world[a].send(&Outgoing::whole(&frame));
@@ -516,8 +521,8 @@ pub fn o14_a_frame_is_used_again_only_after_its_unmap() {
 
 /// A page that cannot be read fails its own slot; extra info is answered beside its
 /// request.
-pub fn p15_failures_and_extras_are_answered() {
-    let mut world = World::mapping();
+pub fn p15_failures_and_extras_are_answered<U: Uplink>() {
+    let mut world = World::<U>::of(Mode::Always);
     let a = world.attach(0);
     let frame = frame(&world, a, OUTSIDE, 1400);
     let extra = ExtraInfo::new(4, ExtraFlags::empty(), [0; 6]);
@@ -551,7 +556,7 @@ pub fn a_port_without_a_bound_gets_copies() {
 
 /// Fragments that fill their pages and go on in the next one reach the device as one
 /// region, others as one each.
-pub fn fragments_that_fill_their_pages_are_one_region() {
+pub fn fragments_that_fill_their_pages_are_one_region<U: Uplink>() {
     let page = PAGE_SIZE as u16;
     for (pieces, regions) in [
         (vec![(page - 700, 700), (0, 700)], 2),
@@ -560,7 +565,7 @@ pub fn fragments_that_fill_their_pages_are_one_region() {
         (vec![(page - 140, 140), (page - 1000, 1000), (0, 260)], 3),
         (vec![(page - 128, 128), (page - 1000, 1000), (0, 272)], 2),
     ] {
-        let mut world = slow_wire();
+        let mut world = slow_wire::<U>();
         let a = world.attach(0);
         let frame = frame(&world, a, OUTSIDE, 1400);
         world[a].send(&Outgoing::cut(&frame, pieces.clone()));
@@ -574,8 +579,8 @@ pub fn fragments_that_fill_their_pages_are_one_region() {
 }
 
 /// The original is at home while a clone of it is still read: the page stays.
-pub fn the_original_is_released_while_a_clone_is_in_use() {
-    let mut world = slow_wire();
+pub fn the_original_is_released_while_a_clone_is_in_use<U: Uplink>() {
+    let mut world = slow_wire::<U>();
     let a = world.attach(0);
     let b = world.attach(1);
     let wide = frame(&world, a, BROADCAST, 1000);
@@ -596,9 +601,9 @@ pub fn the_original_is_released_while_a_clone_is_in_use() {
 }
 
 /// Original and clone end in either order: one response, never two.
-pub fn a_clone_and_its_original_are_released_once_each() {
+pub fn a_clone_and_its_original_are_released_once_each<U: Uplink>() {
     for wire_first in [true, false] {
-        let mut world = slow_wire();
+        let mut world = slow_wire::<U>();
         let a = world.attach(0);
         let b = world.attach_with(1, mute(), &[]);
         let wide = frame(&world, a, BROADCAST, 1000);
@@ -622,8 +627,8 @@ pub fn a_clone_and_its_original_are_released_once_each() {
 
 /// A packet waits for a guest: its page is not the lender's before it was read, and
 /// what arrives is what was sent, although the lender uses its pages again at once.
-pub fn a_page_stays_for_as_long_as_a_queue_points_at_it() {
-    let mut world = World::mapping();
+pub fn a_page_stays_for_as_long_as_a_queue_points_at_it<U: Uplink>() {
+    let mut world = World::<U>::of(Mode::Always);
     let a = world.attach(0);
     let b = world.attach_with(1, mute(), &[]);
     let c = world.attach(2);
@@ -642,8 +647,8 @@ pub fn a_page_stays_for_as_long_as_a_queue_points_at_it() {
 }
 
 /// The headers fill the first slot, and more: the rest of the packet is all there.
-pub fn a_header_pull_leaves_the_rest_of_the_page() {
-    let mut world = World::mapping();
+pub fn a_header_pull_leaves_the_rest_of_the_page<U: Uplink>() {
+    let mut world = World::<U>::of(Mode::Always);
     let [a, b] = world.connected();
     for pieces in [vec![(0, 128), (0, 872)], vec![(0, 100), (50, 28), (0, 872)], vec![(0, 1000)]] {
         for to in [world[b].mac(), OUTSIDE] {
@@ -659,8 +664,8 @@ pub fn a_header_pull_leaves_the_rest_of_the_page() {
 }
 
 /// The device sends the last packet there is: its page comes home without another.
-pub fn what_was_sent_is_given_back_without_more_to_send() {
-    let mut world = slow_wire();
+pub fn what_was_sent_is_given_back_without_more_to_send<U: Uplink>() {
+    let mut world = slow_wire::<U>();
     let a = world.attach(0);
     let frame = frame(&world, a, OUTSIDE, 1000);
     send(&mut world, a, &frame);
@@ -672,8 +677,8 @@ pub fn what_was_sent_is_given_back_without_more_to_send() {
 
 /// A packet without a checksum goes to a guest that takes it so, to one that does not,
 /// and to the wire: nobody sees what was made for another.
-pub fn two_readers_of_one_header_get_their_own_checksums() {
-    let mut world = World::mapping();
+pub fn two_readers_of_one_header_get_their_own_checksums<U: Uplink>() {
+    let mut world = World::<U>::of(Mode::Always);
     let a = world.attach(0);
     let b = world.attach_with(1, mute(), &[]);
     let refuses = Manners { ipv4_checksum: false, ..mute() };

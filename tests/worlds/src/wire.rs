@@ -7,14 +7,22 @@
 use std::cell::{RefCell, RefMut};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Duration;
 
 use drivers::nic::{Cause, Link, Nic, Statistics, Status};
 use kernel::memory::Size;
 use kernel::packet::{Batch, Checksum, Linear, MacAddress, Packet};
 use kernel::switch::{Holding, PartialChecksums, Port, PortQueue, Traffic};
-use kernel::{DmaRegions, HEADROOM, Pools};
+use kernel::{DmaRegion, DmaRegions, HEADROOM, Pools};
 use xen::fake::FakeXen;
 use xen::{Hypervisor, Instant};
+
+use crate::uplink::Uplink;
+
+/// For how long the NIC says it may hold a page.
+const HOLDS: Duration = Duration::from_secs(4);
+/// Descriptors of a ring in which nobody wants for room.
+const ROOMY: usize = 255;
 
 /// The wire, and the test's hand on the NIC; clones are the same.
 #[derive(Clone, Debug)]
@@ -144,16 +152,51 @@ impl Wire {
         ScriptedNic { wire: self.clone(), lent: VecDeque::new() }
     }
 
-    pub(crate) fn take_interrupt(&self) -> bool {
-        std::mem::take(&mut self.state().interrupt)
+    fn state(&self) -> RefMut<'_, State> {
+        self.0.borrow_mut()
+    }
+}
+
+impl Uplink for Wire {
+    type Nic = ScriptedNic;
+    const KEEPS: usize = 0;
+    const LOOKS: usize = 0;
+
+    fn new(xen: &FakeXen) -> Self {
+        Self::new(xen.clone(), Holding::Mapped(HOLDS))
     }
 
-    pub(crate) fn interrupts(&self) -> bool {
+    fn driver(&self, _: &FakeXen) -> ScriptedNic {
+        self.nic()
+    }
+
+    fn interrupts(&self) -> bool {
         self.state().interrupt
     }
 
-    fn state(&self) -> RefMut<'_, State> {
-        self.0.borrow_mut()
+    fn take_interrupts(&self) -> Vec<Cause> {
+        let interrupts = std::mem::take(&mut self.state().interrupt);
+        interrupts.then_some(Cause::Queues).into_iter().collect()
+    }
+
+    fn inject(&self, frame: Vec<u8>) {
+        self.inject(frame);
+    }
+
+    fn take_frames(&self) -> Vec<Vec<u8>> {
+        self.take_frames()
+    }
+
+    fn pause(&self) {
+        self.hold(ROOMY);
+    }
+
+    fn held(&self) -> Vec<Vec<DmaRegion>> {
+        self.held().into_iter().map(|regions| regions.into_iter().collect()).collect()
+    }
+
+    fn complete(&self) -> bool {
+        self.complete()
     }
 }
 

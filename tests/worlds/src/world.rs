@@ -8,11 +8,11 @@ use std::time::Duration;
 use drivers::control::Control;
 use drivers::netback::data::STALL_TIMEOUT;
 use drivers::network::Network;
-use drivers::nic::Cause;
+use drivers::nic::Status;
 use drivers::turn::{Next, turn};
 use kernel::memory::{Buffers, Ram, Size, Window};
 use kernel::pages::choice::Mode;
-use kernel::switch::{self, Holding, Switches};
+use kernel::switch::{self, DropReason, Holding, Switches};
 use kernel::{Limits, Pools};
 use xen::event::EventPort;
 use xen::fake::{Audit, FakeXen, Guest, Kind, Operation, When};
@@ -22,7 +22,8 @@ use xen::{DomainId, Hypervisor, Instant};
 
 use crate::front::{Front, Manners};
 use crate::journal;
-use crate::wire::{ScriptedNic, Wire};
+use crate::uplink::Uplink;
+use crate::wire::Wire;
 
 /// The driver domain.
 pub const US: DomainId = DomainId(5);
@@ -37,12 +38,14 @@ const LARGE: usize = 256;
 const FRAMES: usize = 64;
 const PACKETS: usize = 1200;
 const COPIES: usize = 512;
-/// For how long the NIC says it may hold a page.
-const NIC_HOLDS: Duration = Duration::from_secs(4);
 const SWITCHES: switch::Limits = switch::Limits { switches: 4, ports: 16, addresses: 256 };
 
 /// Turns without a rest after which the domain is taken to spin.
 const PATIENCE: usize = 20_000;
+/// What a turn takes whose loop looks at the NIC without pause. All others take no time.
+const GLANCE: Duration = Duration::from_micros(100);
+/// How long the image gives its NIC to stop.
+const STOP_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Names a vif of a world.
 pub type Id = usize;
@@ -50,27 +53,29 @@ pub type Id = usize;
 /// What packets are made of, in RAM of the domain's. A clone of the hypervisor has to
 /// be kept for as long.
 pub fn pools(xen: &FakeXen, map: Mode) -> Pools {
-    let ram = |pages| {
-        let (base, first) = xen.ram(pages);
-        // SAFETY: fresh pages, which live as long as the hypervisor does.
-        unsafe { Ram::new(base, first, pages) }
-    };
     let window = Window::of(xen.foreign_frames(FRAMES));
     let limits = Limits { packets: PACKETS, copies: COPIES, map };
-    Pools::new(Buffers::new(ram(SMALL), ram(LARGE)), window, limits)
+    Pools::new(Buffers::new(ram(xen, SMALL), ram(xen, LARGE)), window, limits)
+}
+
+/// RAM of the domain's, on the same terms.
+pub(crate) fn ram(xen: &FakeXen, pages: usize) -> Ram {
+    let (base, first) = xen.ram(pages);
+    // SAFETY: fresh pages, which live as long as the hypervisor does.
+    unsafe { Ram::new(base, first, pages) }
 }
 
 /// The domain and everything around it. A test ends with [`end`](Self::end), which
 /// finds what was left behind.
-pub struct World {
+pub struct World<U: Uplink = Wire> {
     /// The hypervisor.
     pub xen: FakeXen,
     /// XenStore.
     pub store: Xenstored,
     /// The data plane.
-    pub network: Network<FakeXen, ScriptedNic>,
-    /// What the NIC of `xenbr0` is connected to.
-    pub wire: Wire,
+    pub network: Network<FakeXen, U::Nic>,
+    /// The NIC of `xenbr0`, from the other side.
+    pub wire: U,
     /// How often the domain was woken or went on without a rest.
     pub turns: usize,
     /// How many frames are expected to be lost to unmaps that failed.
@@ -96,18 +101,30 @@ impl Default for World {
 }
 
 impl World {
-    /// A driver domain that is up, with a NIC, and guests without vifs.
+    /// A driver domain that is up, with a scripted NIC, and guests without vifs.
     pub fn new() -> Self {
-        Self::with(Holding::Mapped(NIC_HOLDS), Mode::Auto)
+        Self::of(Mode::Auto)
     }
 
     /// The same, where all pages are mapped that can be.
     pub fn mapping() -> Self {
-        Self::with(Holding::Mapped(NIC_HOLDS), Mode::Always)
+        Self::of(Mode::Always)
     }
 
     /// The same, with a NIC that holds guests' pages in this way.
     pub fn with(holding: Holding, map: Mode) -> Self {
+        Self::around(|xen| Wire::new(xen.clone(), holding), map)
+    }
+}
+
+impl<U: Uplink> World<U> {
+    /// A driver domain that is up, with a NIC, and guests without vifs.
+    pub fn of(map: Mode) -> Self {
+        Self::around(U::new, map)
+    }
+
+    /// The same, with this NIC.
+    pub fn around(wire: impl FnOnce(&FakeXen) -> U, map: Mode) -> Self {
         journal::start();
         let xen = FakeXen::new(US);
         xen.advance(Duration::from_secs(1000));
@@ -123,9 +140,9 @@ impl World {
         let pools = pools(&xen, map);
         let switches = Switches::new(SWITCHES, [3, 5]);
         let mut network = Network::new(xen.clone(), pools, switches);
-        let wire = Wire::new(xen.clone(), holding);
+        let wire = wire(&xen);
         let bridge = "xenbr0".parse().expect("a name");
-        network.set_uplink(wire.nic(), &bridge, xen.now()).expect("a first port");
+        network.set_uplink(wire.driver(&xen), &bridge, xen.now()).expect("a first port");
         let control = Control::new(store.connect(US, 0));
         let mut world = Self {
             xen,
@@ -196,12 +213,15 @@ impl World {
         for port in self.events.drain(..) {
             self.network.event(port);
         }
-        if self.wire.take_interrupt() {
-            self.network.interrupt(Cause::Queues);
+        for cause in self.wire.take_interrupts() {
+            self.network.interrupt(cause);
         }
         self.store_event = false;
         let now = self.xen.now();
         self.next = turn(&mut self.control, &mut self.network, now, || ());
+        if self.network.is_polled() {
+            self.xen.advance(GLANCE);
+        }
     }
 
     /// Whether anything keeps the domain from sleeping, or wakes it.
@@ -215,7 +235,8 @@ impl World {
         due || self.store_event || self.wire.interrupts() || !self.events.is_empty()
     }
 
-    /// Lets everybody move until nobody does, without time passing.
+    /// Lets everybody move until nobody does, without time passing, but for what a NIC
+    /// takes to be up.
     ///
     /// # Panics
     /// If that never happens.
@@ -286,9 +307,18 @@ impl World {
 
     /// `xl network-detach`, and what it comes to.
     pub fn detach(&mut self, id: Id) -> Result<(), DetachError> {
+        self.detach_amid(id, |_| {})
+    }
+
+    /// The same, while something goes on.
+    pub fn detach_amid(
+        &mut self,
+        id: Id,
+        meanwhile: impl FnMut(&mut Self),
+    ) -> Result<(), DetachError> {
         let (vif, now) = (self[id].vif(), self.now());
         let detach = Detach::start(&mut self.store, vif, now);
-        self.finish(detach)?;
+        self.finish_amid(detach, meanwhile)?;
         self[id].close();
         self[id].gone = true;
         Ok(())
@@ -336,8 +366,17 @@ impl World {
         self.guests[place] = self.xen.create_domain(domain);
     }
 
-    fn finish(&mut self, mut detach: Detach) -> Result<(), DetachError> {
+    fn finish(&mut self, detach: Detach) -> Result<(), DetachError> {
+        self.finish_amid(detach, |_| {})
+    }
+
+    fn finish_amid(
+        &mut self,
+        mut detach: Detach,
+        mut meanwhile: impl FnMut(&mut Self),
+    ) -> Result<(), DetachError> {
         loop {
+            meanwhile(self);
             self.settle();
             let now = self.now();
             if let Some(outcome) = detach.poll(&mut self.store, now) {
@@ -421,6 +460,12 @@ impl World {
         self.own(id, "state").as_deref() == Some("4")
     }
 
+    /// How many packets were dropped for a reason, at all ports.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        let bridges = self.network.switches().iter();
+        bridges.flat_map(|(_, bridge)| bridge.ports()).map(|(_, counters)| counters[reason]).sum()
+    }
+
     /// The error that XenStore has of the vif.
     pub fn error(&mut self, id: Id) -> Option<String> {
         let vif = self[id].vif();
@@ -440,9 +485,11 @@ impl World {
         assert_eq!(counters.outstanding(), 0, "{counters:?} (O-16)");
         assert_eq!(counters.holds, 0, "{counters:?}");
         assert_eq!(pools.idle(), PACKETS, "packets lost");
-        for (size, pages) in [(Size::Small, SMALL), (Size::Large, LARGE)] {
+        let stopped = self.network.uplink().is_some_and(|(status, _)| status == Status::Stopped);
+        let kept = if stopped { 0 } else { U::KEEPS };
+        for (size, pages, kept) in [(Size::Small, SMALL, 0), (Size::Large, LARGE, kept)] {
             let cells = pages * xen::PAGE_SIZE / size.bytes();
-            assert_eq!(pools.buffers.free(size), cells, "{size:?} buffers lost");
+            assert_eq!(pools.buffers.free(size), cells - kept, "{size:?} buffers lost");
         }
         assert!(pools.copies.is_empty(), "copies left over");
         let vifs = self.network.vifs().count();
@@ -468,10 +515,24 @@ impl World {
             self.pass(Duration::from_millis(10));
             if let Next::End(reason) = self.next {
                 assert!(self.xen.audit().is_clean(), "{:?}", self.xen.audit());
-                self.check_at_rest();
+                self.stop();
                 return reason;
             }
             assert!(self.now() < end, "it does not end");
+        }
+    }
+
+    /// The NIC is taken down, as at the end of the image. It keeps nothing.
+    fn stop(&mut self) {
+        let start = self.now();
+        self.network.stop(start);
+        loop {
+            self.network.poll(self.now());
+            if self.network.is_stopped() {
+                return self.check_at_rest();
+            }
+            assert!(self.now().since(start) < STOP_PATIENCE, "the NIC does not stop");
+            self.xen.advance(GLANCE);
         }
     }
 
@@ -501,17 +562,19 @@ impl World {
         assert_eq!(self.store.transactions(US), 0);
         let turns = self.turns;
         self.pass(Duration::from_secs(60));
-        assert!(self.turns - turns <= 2, "{} turns with nothing to do", self.turns - turns);
+        let turns = self.turns - turns;
+        assert!(turns <= 2 + 60 * U::LOOKS, "{turns} turns with nothing to do");
+        self.stop();
     }
 }
 
-impl Drop for World {
+impl<U: Uplink> Drop for World<U> {
     fn drop(&mut self) {
         assert!(self.ended || std::thread::panicking(), "a world ends by World::end");
     }
 }
 
-impl Index<Id> for World {
+impl<U: Uplink> Index<Id> for World<U> {
     type Output = Front;
 
     fn index(&self, id: Id) -> &Front {
@@ -519,7 +582,7 @@ impl Index<Id> for World {
     }
 }
 
-impl IndexMut<Id> for World {
+impl<U: Uplink> IndexMut<Id> for World<U> {
     fn index_mut(&mut self, id: Id) -> &mut Front {
         &mut self.fronts[id]
     }

@@ -26,11 +26,6 @@ fn lengths(world: &mut World, id: Id) -> Vec<usize> {
     world[id].received.drain(..).map(|packet| packet.bytes.len()).collect()
 }
 
-fn drops(world: &World, reason: DropReason) -> u64 {
-    let bridges = world.network.switches().iter();
-    bridges.flat_map(|(_, bridge)| bridge.ports()).map(|(_, counters)| counters[reason]).sum()
-}
-
 /// A world of a sender and a receiver with so many pages offered and none to come.
 fn short_of(offers: u32) -> (World, Id, Id) {
     let mut world = World::new();
@@ -88,7 +83,7 @@ fn o8_pages_wait_for_a_tenth_of_a_second() {
     assert_eq!(world[a].unanswered(), 2);
     world.pass(Duration::from_nanos(1));
     assert_eq!(world[a].unanswered(), 0);
-    assert_eq!(drops(&world, DropReason::TooLongToCopy), 1);
+    assert_eq!(world.drops(DropReason::TooLongToCopy), 1);
     world.check_at_rest();
     // The one slot is still good.
     send(&mut world, a, b, 4000);
@@ -161,7 +156,7 @@ fn t7_a_page_that_cannot_be_filled_is_an_error_of_its_slot() {
         assert_eq!((counters.rx.packets, counters.rx.failed, counters.rx.unreadable), (2, 1, 0));
         let ports = world.network.switches().iter().flat_map(|(_, switch)| switch.ports());
         let sent: u64 = ports.map(|(_, counters)| counters.sent.packets).sum();
-        assert_eq!((sent, drops(&world, DropReason::Undelivered)), (2, 1));
+        assert_eq!((sent, world.drops(DropReason::Undelivered)), (2, 1));
         world.end();
     }
 }
@@ -182,7 +177,7 @@ fn a_senders_page_that_cannot_be_read_is_told_from_the_guests_own() {
     assert_eq!(received, [(1, 1), (1, 0)]);
     let (_, VifCounters { rx, .. }) = world.network.vifs().nth(1).expect("a second");
     assert_eq!((rx.packets, rx.unreadable, rx.failed), (1, 1, 0));
-    assert_eq!(drops(&world, DropReason::Undelivered), 1);
+    assert_eq!(world.drops(DropReason::Undelivered), 1);
     world.end();
 }
 
@@ -215,7 +210,7 @@ fn the_mtu_is_kept() {
         }
         assert_eq!(lengths(&mut world, to), [longest]);
     }
-    assert_eq!(drops(&world, DropReason::TooLong), 2);
+    assert_eq!(world.drops(DropReason::TooLong), 2);
     world.end();
 }
 
@@ -252,13 +247,13 @@ fn p22_a_guest_that_does_not_notify_is_polled() {
     assert_eq!(world[a].unanswered(), 0);
     // Not for ever: it is dropped, and with nothing waiting nobody looks.
     for (len, pages) in [(1000, 1), (100, 0)] {
-        let expired = drops(&world, DropReason::Expired);
+        let expired = world.drops(DropReason::Expired);
         send(&mut world, a, b, len);
         world.pass(30 * MILLISECOND - Duration::from_nanos(1));
         assert_eq!(world[a].unanswered(), pages);
-        assert_eq!(drops(&world, DropReason::Expired), expired);
+        assert_eq!(world.drops(DropReason::Expired), expired);
         world.pass(Duration::from_nanos(1));
-        assert_eq!(drops(&world, DropReason::Expired), expired + 1);
+        assert_eq!(world.drops(DropReason::Expired), expired + 1);
         world.check_at_rest();
     }
     world.pass(10 * MILLISECOND);
@@ -305,7 +300,7 @@ fn guests_that_never_receive_leave_packets_for_the_others() {
         world[a].kick();
         world.settle();
     }
-    assert_ne!(drops(&world, DropReason::QueueFull), 0);
+    assert_ne!(world.drops(DropReason::QueueFull), 0);
     send(&mut world, b, a, 100);
     assert!(!is_short(world.network.pools()));
     assert_eq!((world[a].unanswered(), world[b].unanswered()), (0, 0));

@@ -1,13 +1,32 @@
-//! Lent pages in all situations: each scenario as a test of its name.
+//! Lent pages in all situations: each scenario as a test of its name, by what the NIC is.
+
+use worlds::scenarios;
 
 macro_rules! tests {
-    ($($name:ident,)+) => {
-        $(
-            #[test]
-            fn $name() {
-                worlds::scenarios::$name();
-            }
-        )+
+    (any: $($any:ident),+; scripted: $($scripted:ident),+;) => {
+        mod scripted {
+            $(
+                #[test]
+                fn $any() {
+                    super::scenarios::$any::<worlds::Wire>();
+                }
+            )+
+            $(
+                #[test]
+                fn $scripted() {
+                    super::scenarios::$scripted();
+                }
+            )+
+        }
+
+        mod card {
+            $(
+                #[test]
+                fn $any() {
+                    super::scenarios::$any::<worlds::Card>();
+                }
+            )+
+        }
     };
 }
 

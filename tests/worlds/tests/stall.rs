@@ -28,11 +28,6 @@ fn send(world: &mut World, from: Id, to: Id, len: usize) {
     world.settle();
 }
 
-fn drops(world: &World, reason: DropReason) -> u64 {
-    let bridges = world.network.switches().iter();
-    bridges.flat_map(|(_, bridge)| bridge.ports()).map(|(_, counters)| counters[reason]).sum()
-}
-
 fn carrier(world: &mut World, id: Id) -> bool {
     match world.own(id, "carrier").as_deref() {
         Some("0") => false,
@@ -101,7 +96,7 @@ fn t5_a_destination_that_stops_reading_costs_its_sources_100_ms() {
     }
     assert!(waited >= 100 * MILLISECOND, "{waited:?}");
     assert_eq!(world[b].received.len(), 64);
-    let lost = [DropReason::NoCarrier, DropReason::QueueFull].map(|reason| drops(&world, reason));
+    let lost = [DropReason::NoCarrier, DropReason::QueueFull].map(|reason| world.drops(reason));
     assert_eq!(lost[0] + lost[1], 4 * rounds - 64);
     assert!(lost[1] > 0, "what waits is bounded");
     assert_eq!((lines(Level::Warn), lines(Level::Info)), (1, 1));
@@ -139,11 +134,11 @@ fn t5_the_carrier_goes_ten_seconds_after_the_last_packet() {
     // Two of them are older than that, and expire in their turn.
     world.pass(STALL_TIMEOUT - NANOSECOND);
     assert!(carrier(&mut world, b));
-    assert_eq!(drops(&world, DropReason::Expired), 2);
+    assert_eq!(world.drops(DropReason::Expired), 2);
     send(&mut world, a, b, 100);
     world.pass(NANOSECOND);
     assert!(!carrier(&mut world, b));
-    assert_eq!(drops(&world, DropReason::NoCarrier), 1);
+    assert_eq!(world.drops(DropReason::NoCarrier), 1);
     world.end();
 }
 
@@ -328,7 +323,7 @@ fn o9_a_flood_from_the_wire_leaves_the_receive_ring_its_buffers() {
         assert!(free >= all / 3 - 1, "{free} of {all} buffers left");
         world.pass(10 * MILLISECOND);
     }
-    assert!(drops(&world, DropReason::QueueFull) > 2000);
+    assert!(world.drops(DropReason::QueueFull) > 2000);
     world.end();
 }
 
@@ -377,7 +372,7 @@ fn a_stall_ends_with_its_connection() {
     assert!(world.error(b).is_some_and(|error| error.contains("producer index")));
     send(&mut world, a, b, 1000);
     assert_eq!(world[a].unanswered(), 0);
-    assert_eq!(drops(&world, DropReason::NoCarrier), 2);
+    assert_eq!(world.drops(DropReason::NoCarrier), 2);
     world.end();
 
     let (mut world, _, b) = stalled();
@@ -399,7 +394,7 @@ fn p16_what_waits_for_a_broken_frontend_is_dropped() {
     let rx = &world[b].rings.rx;
     rx.set_word(Word::RequestProducer, rx.word(Word::RequestProducer).wrapping_add(1000));
     send(&mut world, a, b, 1000);
-    assert_eq!(drops(&world, DropReason::NoCarrier), 4);
+    assert_eq!(world.drops(DropReason::NoCarrier), 4);
     assert_eq!(world[a].unanswered(), 0);
     world.end();
 }

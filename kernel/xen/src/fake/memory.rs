@@ -97,7 +97,7 @@ impl View {
     }
 }
 
-/// A device looked where nothing is. On real hardware Xen counts it against the device,
+/// A device looked where nothing is, or wrote where it must not. On real hardware Xen counts it against the device,
 /// and ten take its bus mastering away (H-13).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IommuFault {
@@ -170,9 +170,7 @@ impl PhysicalMap {
     pub(super) fn device_read(&self, address: u64, into: &mut [u8]) -> Result<(), IommuFault> {
         let mut read = 0;
         while read < into.len() {
-            let at = address + read as u64;
-            let offset = (at % PAGE_SIZE as u64) as usize;
-            let len = (into.len() - read).min(PAGE_SIZE - offset);
+            let (at, offset, len) = piece(address, read, into.len());
             let base = match self.entries.get(&(at / PAGE_SIZE as u64)) {
                 Some(Entry::Ram(base)) => *base,
                 Some(Entry::Grant { page, .. }) => page.base(),
@@ -186,6 +184,23 @@ impl PhysicalMap {
             // there is one thread, and it is here.
             unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into.as_mut_ptr(), len) };
             read += len;
+        }
+        Ok(())
+    }
+
+    /// What a device of ours writes at an address. Guests' pages are not for it: the
+    /// lent ones are mapped read-only, and of no ring is it told.
+    pub(super) fn device_write(&self, address: u64, from: &[u8]) -> Result<(), IommuFault> {
+        let mut written = 0;
+        while written < from.len() {
+            let (at, offset, len) = piece(address, written, from.len());
+            let base = self.ram(at / PAGE_SIZE as u64).ok_or(IommuFault { address: at })?;
+            let from = &from[written..written + len];
+            // SAFETY: `offset` is inside the page.
+            let into = unsafe { base.add(offset) };
+            // SAFETY: as in `device_read`, the other way round.
+            unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into.as_ptr(), len) };
+            written += len;
         }
         Ok(())
     }
@@ -248,6 +263,14 @@ impl Drop for PhysicalMap {
             unsafe { dealloc(base.as_ptr(), layout) };
         }
     }
+}
+
+/// Of `all` bytes from `address` that a device reaches in order, `done` of them so far,
+/// those in the next page: their address, their place in the page, and how many.
+fn piece(address: u64, done: usize, all: usize) -> (u64, usize, usize) {
+    let at = address.wrapping_add(done as u64);
+    let offset = (at % PAGE_SIZE as u64) as usize;
+    (at, offset, (all - done).min(PAGE_SIZE - offset))
 }
 
 /// Copies bytes between pages, which may be the same.

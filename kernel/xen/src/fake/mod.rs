@@ -96,6 +96,14 @@ impl FakeXen {
         self.0.borrow().memory.device_read(address, into)
     }
 
+    /// Writes `from` as a device of ours does.
+    ///
+    /// # Errors
+    /// Where there is not RAM of ours: no guest's page is a device's to write.
+    pub fn device_write(&self, address: u64, from: &[u8]) -> Result<(), IommuFault> {
+        self.0.borrow().memory.device_write(address, from)
+    }
+
     /// Creates a domain.
     pub fn create_domain(&self, id: DomainId) -> Guest {
         let mut state = self.0.borrow_mut();

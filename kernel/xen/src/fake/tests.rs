@@ -286,6 +286,25 @@ fn a_device_reads_our_ram_and_what_is_mapped_and_nothing_else() {
 }
 
 #[test]
+fn a_device_writes_our_ram_and_nothing_else() {
+    let world = world();
+    let ours = world.local(PAGE_SIZE - 1, 1).dma_address();
+    assert_eq!(world.xen.device_write(ours, b"abc"), Ok(()), "over the page's end");
+    let mut bytes = [0; 3];
+    assert_eq!(world.xen.device_read(ours, &mut bytes), Ok(()));
+    assert_eq!(&bytes, b"abc");
+    let frame = world.frame();
+    let fault = Err(IommuFault { address: frame.address() });
+    assert_eq!(world.xen.device_write(frame.address(), b"X"), fault);
+    let (page, reference) = world.granted(&world.a, b"abc", Grant::Writable);
+    let handle = world.map(GrantMap::new(A, reference, &frame, true)).expect("granted");
+    assert_eq!(world.xen.device_write(frame.address(), b"X"), fault);
+    world.a.page(page).read_bytes(0, &mut bytes);
+    assert_eq!(&bytes, b"abc");
+    assert_eq!(world.unmap(handle, &frame), Ok(()));
+}
+
+#[test]
 fn a_map_asks_for_what_was_granted() {
     let world = world();
     let (page, readonly) = world.granted(&world.a, b"", Grant::ReadOnly);

@@ -19,8 +19,7 @@ use std::time::Duration;
 use drivers::netback::data::Violation;
 use drivers::netback::{Carrier, ConnectRequest, Progress, Urgency, VifConfig, VifHost, VifId};
 use drivers::network::Network;
-use drivers::nic::Cause;
-use kernel::memory::{Buffers, Ram, Window};
+use kernel::memory::{Buffers, Window};
 use kernel::packet::MacAddress;
 use kernel::pages::choice::Mode;
 use kernel::switch::{self, Switches};
@@ -32,8 +31,9 @@ use xen::netif::{ExtraFlags, ExtraInfo};
 use xen::{DomainId, Hypervisor, Instant};
 
 use crate::front::{Front, Manners, Outgoing};
+use crate::uplink::Uplink;
 use crate::wire::{ScriptedNic, Wire};
-use crate::world::US;
+use crate::world::{US, ram};
 use crate::{frames, journal};
 use meanwhile::Meanwhile;
 use plot::Left;
@@ -136,14 +136,9 @@ impl SmallWorld {
         journal::start();
         let xen = FakeXen::new(US);
         xen.advance(Duration::from_secs(1000));
-        let ram = |pages| {
-            let (base, first) = xen.ram(pages);
-            // SAFETY: fresh pages, which live as long as the hypervisor does.
-            unsafe { Ram::new(base, first, pages) }
-        };
         let window = Window::of(xen.foreign_frames(RINGS + plot.frames));
         let limits = Limits { packets: plot.pool, copies: 64, map: Mode::Always };
-        let pools = Pools::new(Buffers::new(ram(SMALL), ram(LARGE)), window, limits);
+        let pools = Pools::new(Buffers::new(ram(&xen, SMALL), ram(&xen, LARGE)), window, limits);
         let mut network = Network::new(xen.clone(), pools, Switches::new(SWITCHES, [3, 5]));
         let wire = Wire::new(xen.clone(), plot.holding);
         wire.hold(plot.descriptors);
@@ -237,8 +232,8 @@ impl SmallWorld {
         for port in self.xen.take_pending() {
             self.network.event(port);
         }
-        if self.wire.take_interrupt() {
-            self.network.interrupt(Cause::Queues);
+        for cause in self.wire.take_interrupts() {
+            self.network.interrupt(cause);
         }
         let now = self.xen.now();
         self.restless = self.network.poll(now);

@@ -3,10 +3,10 @@
 
 use std::cell::RefCell;
 
-use super::{Address, Command, ConfigSpace, Function};
+use crate::pci::{Address, Command, ConfigSpace, Function};
 
 /// The modelled function's place.
-const PLACE: Address = Address::new(0, 2, 0);
+pub(super) const PLACE: Address = Address::new(0, 2, 0);
 
 /// Its registers as the firmware door shows them: decoding off, the host's addresses,
 /// four capabilities, every error bit of Status set.
@@ -30,7 +30,7 @@ const NIC: [(usize, u32); 15] = [
 
 /// The space. Asserts that BARs change only while nothing is decoded, and that
 /// INTx stays off once it is.
-pub(super) struct Model(RefCell<State>);
+pub struct Model(RefCell<State>);
 
 struct State {
     words: [u32; 64],
@@ -42,7 +42,7 @@ struct State {
 
 impl Model {
     /// A space with the NIC in it.
-    pub(super) fn nic() -> Self {
+    pub fn nic() -> Self {
         let mut words = [0; 64];
         for (register, value) in NIC {
             words[register / 4] = value;
@@ -51,59 +51,68 @@ impl Model {
         Self(RefCell::new(State { words, masks, stuck: None, gone: false }))
     }
 
-    pub(super) fn function(&self) -> Function<&Self> {
+    /// The function.
+    pub fn function(&self) -> Function<&Self> {
         Function::new(self, PLACE)
     }
 
-    pub(super) fn get(&self, register: u8) -> u32 {
+    /// A register.
+    pub fn get(&self, register: u8) -> u32 {
         self.0.borrow().words[usize::from(register) / 4]
     }
 
-    pub(super) fn set(&self, register: u8, value: u32) {
+    /// Sets a register to what no write could.
+    pub fn set(&self, register: u8, value: u32) {
         self.0.borrow_mut().words[usize::from(register) / 4] = value;
     }
 
-    pub(super) fn status(&self) -> u16 {
+    /// The Status register.
+    pub fn status(&self) -> u16 {
         (self.get(4) >> 16) as u16
     }
 
     /// The address in a BAR, of 64 bits where its type says so.
-    pub(super) fn bar(&self, index: u8) -> u64 {
+    pub fn bar(&self, index: u8) -> u64 {
         let low = self.get(0x10 + 4 * index);
         let high = if low & 0b110 == 0b100 { self.get(0x14 + 4 * index) } else { 0 };
         u64::from(high) << 32 | u64::from(low & !0xf)
     }
 
-    pub(super) fn set_bar(&self, index: u8, address: u32) {
+    /// Puts an address into a BAR.
+    pub fn set_bar(&self, index: u8, address: u32) {
         self.set(0x10 + 4 * index, address);
     }
 
-    pub(super) fn set_mask(&self, index: usize, mask: u32) {
+    /// Which bits of a BAR can be written.
+    pub fn set_mask(&self, index: usize, mask: u32) {
         self.0.borrow_mut().masks[index] = mask;
     }
 
-    pub(super) fn set_type(&self, index: u8, kind: u32) {
+    /// What a BAR says of itself in its lowest bits.
+    pub fn set_type(&self, index: u8, kind: u32) {
         let register = 0x10 + 4 * index;
         self.set(register, self.get(register) & !7 | kind);
     }
 
     /// Makes a BAR one of 64 bits, above 4 GiB.
-    pub(super) fn make_wide(&self, index: u8) {
+    pub fn make_wide(&self, index: u8) {
         self.set_type(index, 0b100);
         self.set(0x14 + 4 * index, 0x38);
         self.set_mask(usize::from(index) + 1, u32::MAX);
     }
 
     /// Makes a BAR keep its address.
-    pub(super) fn stick(&self, index: u8) {
+    pub fn stick(&self, index: u8) {
         self.0.borrow_mut().stuck = Some(index);
     }
 
-    pub(super) fn vanish(&self) {
+    /// From now on nothing answers.
+    pub fn vanish(&self) {
         self.0.borrow_mut().gone = true;
     }
 
-    pub(super) fn gone(&self) -> bool {
+    /// Whether nothing answers.
+    pub fn gone(&self) -> bool {
         self.0.borrow().gone
     }
 }

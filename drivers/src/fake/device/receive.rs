@@ -1,0 +1,64 @@
+//! The device's receiver (7.1): it puts frames into buffers, and writes back extended
+//! descriptors.
+
+use super::{Device, EN, ICR, RCTL, RDBAL, RDH, RDLEN, RDT, RFCTL, RXQ0};
+
+impl Device {
+    /// A frame comes from the wire, without its checksum. Whether it was received.
+    pub fn arrive(&self, frame: &[u8]) -> bool {
+        if self.get(RCTL) & EN == 0 || !self.masters() || !self.link.get() {
+            return false;
+        }
+        if frame.len() > 1518 {
+            self.count(0x40ac);
+            return false;
+        }
+        let (head, tail) = (self.get(RDH), self.get(RDT));
+        if head == tail {
+            self.count(0x4010);
+            return false;
+        }
+        let at = self.base(RDBAL) + u64::from(head) * 16;
+        let mut descriptor = [0; 16];
+        self.read_memory(at, &mut descriptor);
+        let address = u64::from_le_bytes(descriptor[..8].try_into().expect("eight bytes"));
+        let clear = descriptor[8..] == [0; 8];
+        self.must(clear, "a descriptor posted with status in it");
+        self.write_memory(address, frame);
+        self.count(0x4074);
+        self.complete_receive(0b11, frame.len() as u16);
+        true
+    }
+
+    fn complete_receive(&self, status: u32, len: u16) {
+        let head = self.get(RDH);
+        let at = self.base(RDBAL) + u64::from(head) * 16;
+        // Everything but status and length is garbage.
+        self.write_memory(at, &[0xee; 16]);
+        self.write_memory(at + 8, &status.to_le_bytes());
+        self.write_memory(at + 12, &len.to_le_bytes());
+        self.set(RDH, (head + 1) % 256);
+        let ack = if self.get(RFCTL) & 1 << 12 == 0 { 1 << 17 } else { 0 };
+        self.raise(RXQ0 | ack);
+    }
+
+    /// Writes back the next receive descriptor, whatever is true, if it can write at
+    /// all.
+    pub fn lie(&self, status: u32, len: u16) {
+        if self.masters() && self.get(RCTL) & EN != 0 {
+            self.lied.set(true);
+            self.complete_receive(status, len);
+        }
+    }
+
+    pub(super) fn enable_receive(&self, value: u32) {
+        assert!(self.base(RDBAL) != 0 && self.get(RDBAL).is_multiple_of(16), "no ring");
+        assert_eq!((self.get(RDLEN), self.get(RDH)), (4096, 0));
+        assert!(self.masters(), "receiving without bus mastering");
+        assert_eq!(self.get(ICR), 0, "causes left over from before");
+        assert!(self.get(RFCTL) & 1 << 15 != 0, "the model knows extended descriptors");
+        assert_eq!(value & 1 << 5, 0, "long packets would leave their buffers");
+        let wanted = 1 << 3 | 1 << 4 | 1 << 15 | 1 << 26;
+        assert_eq!(value & wanted, wanted, "promiscuous, checksums stripped");
+    }
+}
