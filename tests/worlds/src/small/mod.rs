@@ -277,6 +277,9 @@ impl SmallWorld {
         device.phase = Phase::Ended(end);
         if end == End::Death {
             device.front.guest.die();
+            // It has no grants any more to be looked at.
+            let domain = device.front.guest.id();
+            self.stuck.retain(|(guest, _)| guest.id() != domain);
             self.spoilt = true;
         }
     }
