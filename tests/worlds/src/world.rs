@@ -239,11 +239,11 @@ impl<U: Uplink> World<U> {
     /// takes to be up.
     ///
     /// # Panics
-    /// If that never happens.
+    /// If that never happens, or a page that is lent is not accounted for.
     pub fn settle(&mut self) {
         for _ in 0..PATIENCE {
             if !self.round() {
-                return;
+                return self.check_lent_pages();
             }
         }
         panic!("the domain never rests");
@@ -471,6 +471,18 @@ impl<U: Uplink> World<U> {
         let vif = self[id].vif();
         let path = format!("error/backend/vif/{}/{}/error", vif.frontend.0, vif.devid);
         self.store.act(US).read(&path).ok()
+    }
+
+    /// Checks what holds while pages are on their way as well (O-16): the counters, the
+    /// records and Xen know of the same.
+    fn check_lent_pages(&self) {
+        let pools = self.network.pools();
+        let (counters, census) = (pools.tracker.counters(), pools.tracker.census());
+        let counted = (counters.outstanding(), counters.holds, counters.mapped);
+        assert_eq!((census.records, census.holds, census.mapped), counted, "{counters:?} (O-16)");
+        let rings = 2 * self.network.vifs().count();
+        let expected = rings + pools.window.quarantined() + census.mapped as usize;
+        assert_eq!(self.xen.mappings(), expected, "{census:?} (O-16)");
     }
 
     /// Checks what holds whenever nothing is on its way: every page lent is back

@@ -154,6 +154,11 @@ impl FakeXen {
         self.0.borrow().counts
     }
 
+    /// How many mappings of ours are in place.
+    pub fn mappings(&self) -> usize {
+        self.0.borrow().track.mappings().count()
+    }
+
     /// Hashes all that decides what follows, for whoever wants to know whether two
     /// hypervisors are in the same state. Counts and faults on order are left out.
     pub fn hash_state(&self, hasher: &mut impl Hasher) {
