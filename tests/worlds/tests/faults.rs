@@ -240,6 +240,58 @@ fn copies_for_the_wire_fail() {
     world.end();
 }
 
+/// S-9: events are lost on their way to a guest. It alone can notice, and it has all with
+/// the next event, whichever of its rings that is for.
+#[test]
+fn s9_a_lost_event_is_missed_by_its_guest_alone() {
+    let mut world = World::new();
+    let [a, b, c] = world.connected();
+    let audit = world.xen.audit();
+    let lost = Operation::Notify { port: audit.of(world[b].vif().frontend).1[0].port };
+    let chosen = When::Chosen(Box::new(move |operation| *operation == lost));
+    world.xen.fail(Kind::Notify, chosen, 1);
+    let mut frames = Vec::new();
+    for n in 0..20 {
+        frames.push(send(&mut world, a, b, 100 + n));
+        for (from, to) in [(a, c), (c, a)] {
+            send(&mut world, from, to, 1000);
+            assert_eq!(world[to].received.pop().expect("the others go on").at, world.now());
+        }
+        assert_eq!(world[a].unanswered() + world[c].unanswered(), 0);
+        world.pass(Duration::from_millis(10));
+    }
+    assert_eq!((world[b].received.len(), world.xen.counts().faults), (0, 1), "told once (P-4)");
+    world.xen.clear_faults();
+    send(&mut world, b, a, 200);
+    assert_eq!(world[b].unanswered(), 0);
+    let received: Vec<_> = world[b].received.iter().map(|packet| &packet.bytes).collect();
+    assert_eq!(received, frames.iter().collect::<Vec<_>>());
+    world.end();
+}
+
+/// S-9: every second event is lost, to whomever it is. Guests that look at their rings now
+/// and then miss nothing, and the domain does not wait for any of them.
+#[test]
+fn s9_every_second_event_is_lost() {
+    let mut world = World::new();
+    let ids: [Id; 3] = world.connected();
+    world.xen.fail(Kind::Notify, When::Every(2), 1);
+    let rounds = 200;
+    for _ in 0..rounds {
+        for (from, to) in [(0, 1), (1, 2), (2, 0), (1, 0)] {
+            send(&mut world, ids[from], ids[to], 1000);
+        }
+        world.pass(Duration::from_millis(10));
+        let now = world.now();
+        ids.iter().for_each(|id| world[*id].service(now));
+        world.check_at_rest();
+    }
+    assert!(world.xen.counts().faults > rounds);
+    let received = ids.map(|id| (world[id].received.len() as u64, world[id].unanswered()));
+    assert_eq!(received, [(2 * rounds, 0), (rounds, 0), (rounds, 0)]);
+    world.end();
+}
+
 /// Every n-th operation of all kinds fails, while guests come, send and go.
 #[test]
 fn everything_fails_now_and_then() {

@@ -19,6 +19,8 @@ pub enum Kind {
     Bind,
     /// Closing an event channel: it stays open.
     Close,
+    /// Raising an event: nobody hears of it, and we do not hear of that.
+    Notify,
 }
 
 /// An operation that is about to be done.
@@ -59,6 +61,11 @@ pub enum Operation {
         /// What.
         port: EventPort,
     },
+    /// An event raised.
+    Notify {
+        /// At whose other end.
+        port: EventPort,
+    },
 }
 
 impl Operation {
@@ -69,6 +76,7 @@ impl Operation {
             Self::Unmap { .. } => Kind::Unmap,
             Self::Bind { .. } => Kind::Bind,
             Self::Close { .. } => Kind::Close,
+            Self::Notify { .. } => Kind::Notify,
         }
     }
 }

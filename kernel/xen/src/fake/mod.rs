@@ -304,6 +304,9 @@ impl Hypervisor for FakeXen {
     fn notify(&self, port: EventPort) {
         let mut state = self.0.borrow_mut();
         state.counts.notifies += 1;
+        if state.strike(&Operation::Notify { port }).is_some() {
+            return;
+        }
         let State { domains, ports, .. } = &mut *state;
         ports.notify(domains, port);
     }

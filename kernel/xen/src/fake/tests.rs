@@ -656,6 +656,11 @@ fn every_call_can_fail() {
     world.xen.fail(Kind::Bind, When::Nth(1), 12);
     assert_eq!(world.xen.bind_interdomain(A, port), Err(Errno(12)));
     let ours = world.xen.bind_interdomain(A, port).unwrap();
+    world.xen.fail(Kind::Notify, When::Nth(1), 1);
+    world.xen.notify(ours);
+    assert_eq!(world.a.take_events(port), 0);
+    world.xen.notify(ours);
+    assert_eq!(world.a.take_events(port), 1);
     world.xen.fail(Kind::Close, When::Nth(1), -22);
     assert_eq!(world.xen.close(ours), Err(Errno(22)));
     assert_eq!(world.xen.audit().ports.len(), 1);
@@ -668,7 +673,8 @@ fn every_call_can_fail() {
         unmaps: 2,
         binds: 2,
         closes: 2,
-        faults: 4,
+        notifies: 2,
+        faults: 5,
         ..Counts::default()
     };
     assert_eq!(counts, expected);
