@@ -34,11 +34,13 @@ pub const GUESTS: [DomainId; 5] =
 /// Pages of small and of large buffers.
 const SMALL: usize = 64;
 const LARGE: usize = 256;
-/// Frames to map at.
+/// Frames to map at, and those of a world with many vifs.
 const FRAMES: usize = 64;
+const MANY_FRAMES: usize = 192;
 const PACKETS: usize = 1200;
 const COPIES: usize = 512;
-const SWITCHES: switch::Limits = switch::Limits { switches: 4, ports: 16, addresses: 256 };
+/// Ports for all vifs that are served at once, and a table of addresses as the image has.
+const SWITCHES: switch::Limits = switch::Limits { switches: 4, ports: 72, addresses: 4096 };
 
 /// Turns without a rest after which the domain is taken to spin.
 const PATIENCE: usize = 20_000;
@@ -53,7 +55,12 @@ pub type Id = usize;
 /// What packets are made of, in RAM of the domain's. A clone of the hypervisor has to
 /// be kept for as long.
 pub fn pools(xen: &FakeXen, map: Mode) -> Pools {
-    let window = Window::of(xen.foreign_frames(FRAMES));
+    pools_with(xen, map, FRAMES)
+}
+
+/// The same, with so many frames.
+fn pools_with(xen: &FakeXen, map: Mode, frames: usize) -> Pools {
+    let window = Window::of(xen.foreign_frames(frames));
     let limits = Limits { packets: PACKETS, copies: COPIES, map };
     Pools::new(Buffers::new(ram(xen, SMALL), ram(xen, LARGE)), window, limits)
 }
@@ -82,6 +89,8 @@ pub struct World<U: Uplink = Wire> {
     pub quarantined: usize,
     /// How many ports are expected to be lost to closes that failed.
     pub lost_ports: usize,
+    /// Frames to map at, in all.
+    frames: usize,
     control: Control,
     fronts: Vec<Front>,
     guests: Vec<Guest>,
@@ -115,6 +124,13 @@ impl World {
     pub fn with(holding: Holding, map: Mode) -> Self {
         Self::around(|xen| Wire::new(xen.clone(), holding), map)
     }
+
+    /// A world with room for as many vifs as are served at once.
+    pub fn of_many() -> Self {
+        let mut world = Self::with_frames(Uplink::new, Mode::Auto, MANY_FRAMES);
+        world.store.quotas().nodes = 4000;
+        world
+    }
 }
 
 impl<U: Uplink> World<U> {
@@ -125,6 +141,10 @@ impl<U: Uplink> World<U> {
 
     /// The same, with this NIC.
     pub fn around(wire: impl FnOnce(&FakeXen) -> U, map: Mode) -> Self {
+        Self::with_frames(wire, map, FRAMES)
+    }
+
+    fn with_frames(wire: impl FnOnce(&FakeXen) -> U, map: Mode, frames: usize) -> Self {
         journal::start();
         let xen = FakeXen::new(US);
         xen.advance(Duration::from_secs(1000));
@@ -137,7 +157,7 @@ impl<U: Uplink> World<U> {
             store.act(DomainId::ZERO).mkdir(&disk).expect("dom0 may");
             xen.create_domain(guest)
         });
-        let pools = pools(&xen, map);
+        let pools = pools_with(&xen, map, frames);
         let switches = Switches::new(SWITCHES, [3, 5]);
         let mut network = Network::new(xen.clone(), pools, switches);
         let wire = wire(&xen);
@@ -152,6 +172,7 @@ impl<U: Uplink> World<U> {
             turns: 0,
             quarantined: 0,
             lost_ports: 0,
+            frames,
             control,
             fronts: Vec::new(),
             guests: guests.to_vec(),
@@ -508,7 +529,7 @@ impl<U: Uplink> World<U> {
         let Audit { mappings, ports, zombies, displaced, stray_notifies } = self.xen.audit();
         assert_eq!(pools.window.quarantined(), self.quarantined, "unmaps failed");
         assert_eq!(mappings.len(), 2 * vifs + self.quarantined, "{mappings:?}");
-        assert_eq!(pools.window.free() + mappings.len(), FRAMES, "frames lost");
+        assert_eq!(pools.window.free() + mappings.len(), self.frames, "frames lost");
         assert_eq!(ports.len(), vifs + self.lost_ports, "{ports:?}");
         assert_eq!((zombies.len(), displaced.len(), stray_notifies), (0, 0, 0));
     }
