@@ -273,7 +273,7 @@ impl<U: Uplink> World<U> {
     /// Lets everybody move once. Whether anybody did.
     fn round(&mut self) -> bool {
         let mut moved = self.step();
-        if self.store.serve() {
+        if self.store.serve_at(self.xen.now()) {
             self.store_event = true;
             moved = true;
         }
@@ -310,10 +310,11 @@ impl<U: Uplink> World<U> {
             if now >= end {
                 return;
             }
-            let next = match self.next {
-                Next::Sleep(Some(deadline)) => deadline.min(end),
-                _ => end,
+            let ours = match self.next {
+                Next::Sleep(deadline) => deadline,
+                _ => None,
             };
+            let next = ours.into_iter().chain(self.store.deadline()).fold(end, Instant::min);
             self.xen.advance(next.since(now));
         }
     }

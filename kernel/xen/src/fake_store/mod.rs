@@ -4,9 +4,10 @@
 //! with its permissions, quotas, transaction conflicts and watches; the test
 //! itself acts for any domain through [`Xenstored::act`]. [`Toolstack`] and
 //! [`Netfront`] play libxl and a guest's network driver. Knobs make it slow,
-//! forgetful of its manners, or plainly broken.
+//! forgetful of its [`Manners`], or plainly broken.
 
 mod actor;
+mod manners;
 mod netfront;
 mod toolstack;
 mod tree;
@@ -15,13 +16,14 @@ mod wire;
 use std::collections::{BTreeMap, VecDeque};
 
 pub use actor::Actor;
+pub use manners::{Lies, Manners, Message};
 pub use netfront::Netfront;
 pub use toolstack::{Detach, DetachError, Toolstack, VifPaths};
 pub use tree::{Access, Permissions, Quotas};
 use tree::{Change, Errno, Transaction, Tree, is_at_or_below};
 
 use crate::bindings::*;
-use crate::{DomainId, SharedPage};
+use crate::{DomainId, Instant, SharedPage};
 use wire::{Parsed, RingPage, message, word};
 
 const RING: u32 = XENSTORE_RING_SIZE;
@@ -52,14 +54,19 @@ pub struct Xenstored {
     pub chunk: Option<u32>,
     /// Answers are made but not sent.
     pub hold: bool,
+    /// How it treats those who talk to it.
+    pub manners: Manners,
     /// Requests done so far, by `XS_*`.
     pub served: BTreeMap<u32, usize>,
+    now: Instant,
 }
 
 struct Connection {
     ring: RingPage,
     page: SharedPage,
     arrived: Vec<u8>,
+    /// When the request that has arrived is done.
+    due: Option<Instant>,
     answers: VecDeque<Vec<u8>>,
     watches: Vec<Watch>,
     transactions: BTreeMap<u32, Transaction>,
@@ -89,7 +96,9 @@ impl Xenstored {
             conflicts: 0,
             chunk: None,
             hold: false,
+            manners: Manners::default(),
             served: BTreeMap::new(),
+            now: Instant::default(),
         }
     }
 
@@ -140,6 +149,7 @@ impl Xenstored {
             ring: page,
             page: ours,
             arrived: Vec::new(),
+            due: None,
             answers: VecDeque::new(),
             watches: Vec::new(),
             transactions: BTreeMap::new(),
@@ -221,6 +231,9 @@ impl Xenstored {
     /// [`chunk`](Self::chunk) set, that many bytes each way. Returns whether
     /// anything moved.
     pub fn serve(&mut self) -> bool {
+        if self.manners.dead {
+            return false;
+        }
         let domains: Vec<DomainId> = self.connections.keys().copied().collect();
         let mut moved = false;
         for domain in domains {
@@ -237,6 +250,18 @@ impl Xenstored {
         moved
     }
 
+    /// The same, when it is this late.
+    pub fn serve_at(&mut self, now: Instant) -> bool {
+        self.now = now;
+        self.serve()
+    }
+
+    /// When it will have done what it is about, if it takes its time.
+    pub fn deadline(&self) -> Option<Instant> {
+        let due = self.connections.values().filter_map(|connection| connection.due);
+        due.min().filter(|due| !self.manners.dead && *due > self.now)
+    }
+
     fn connection(&mut self, domain: DomainId) -> &mut Connection {
         self.connections.get_mut(&domain).expect("the test connected the domain")
     }
@@ -248,6 +273,7 @@ impl Xenstored {
             return false;
         }
         connection.arrived.clear();
+        connection.due = None;
         connection.answers.clear();
         connection.watches.clear();
         connection.transactions.clear();
@@ -263,6 +289,7 @@ impl Xenstored {
     fn receive(&mut self, domain: DomainId) -> bool {
         let limit = self.chunk.unwrap_or(RING);
         let outstanding = self.tree.quotas.outstanding;
+        let (now, pace) = (self.now, self.manners.pace);
         let connection = self.connection(domain);
         let page = &connection.page;
         if connection.dropped || connection.answers.len() >= outstanding {
@@ -295,6 +322,10 @@ impl Xenstored {
             return false;
         }
         if connection.arrived.len() == 16 + length as usize {
+            if now < *connection.due.get_or_insert(now + pace) {
+                return count > 0;
+            }
+            connection.due = None;
             let arrived = std::mem::take(&mut connection.arrived);
             self.answer(domain, &arrived);
             return true;
@@ -338,7 +369,8 @@ impl Xenstored {
         let (kind, id, transaction) = (word(bytes, 0), word(bytes, 1), word(bytes, 2));
         *self.served.entry(kind).or_default() += 1;
         let mut request = Parsed::new(kind, transaction, &bytes[16..]);
-        let result = match self.injected(&request) {
+        let refused = self.manners.refuse(self.served.values().sum());
+        let result = match self.injected(&request).or(refused) {
             Some(errno) => {
                 // However it ends, a transaction is over.
                 if kind == XS_TRANSACTION_END {
@@ -353,13 +385,13 @@ impl Xenstored {
             Ok(payload) => message(kind, id, transaction, &payload),
             Err(errno) => message(XS_ERROR, id, transaction, format!("{errno}\0").as_bytes()),
         };
-        let connection = self.connection(domain);
-        connection.answers.push_back(answer);
+        let Some(connection) = self.connections.get_mut(&domain) else { return };
+        connection.answers.extend(self.manners.tell(answer));
         if kind == XS_WATCH
             && let Some(watch) = connection.watches.last().filter(|_| done)
         {
             let event = watch.event(&watch.path, domain);
-            connection.answers.push_back(event);
+            connection.answers.extend(self.manners.tell(event));
         }
     }
 
@@ -484,7 +516,8 @@ impl Xenstored {
                         is_at_or_below(&change.path, &watch.path)
                     };
                     if hit {
-                        connection.answers.push_back(watch.event(&change.path, *domain));
+                        let event = watch.event(&change.path, *domain);
+                        connection.answers.extend(self.manners.tell(event));
                     }
                 }
             }

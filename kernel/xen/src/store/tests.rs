@@ -486,6 +486,38 @@ fn reconnects() {
     assert!(!world.xenstored.dropped(US));
 }
 
+/// One that takes its time for each request, one that is dead for a while, and one that
+/// refuses some: an answer comes to each all the same.
+#[test]
+fn manners() {
+    use crate::Instant;
+    use core::time::Duration;
+
+    let mut world = World::new();
+    let second = Duration::from_secs(1);
+    world.xenstored.manners.pace = second;
+    for _ in 0..2 {
+        world.store.read("data").unwrap();
+    }
+    let answers: Vec<usize> = (0..=3)
+        .map(|seconds| {
+            world.xenstored.serve_at(Instant::default() + seconds * second);
+            world.run().len()
+        })
+        .collect();
+    assert_eq!(answers, [0, 1, 1, 0]);
+    world.xenstored.manners = Default::default();
+    world.xenstored.manners.dead = true;
+    let read = world.store.read("data").unwrap();
+    assert_eq!(world.run(), []);
+    world.xenstored.manners.dead = false;
+    assert_eq!(world.run(), [Event::Reply { id: read, result: value("") }]);
+    world.xenstored.manners.refuses = Some((2, "ENOSPC"));
+    let results = [(); 4].map(|()| world.read("data"));
+    assert_eq!(results[..2], results[2..]);
+    assert_eq!(results.iter().filter(|result| **result == Err(Error::NoSpace)).count(), 2);
+}
+
 /// xenstored is told that something moved, once per batch and only then.
 #[test]
 fn notifications() {
