@@ -22,6 +22,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Display;
+use core::mem;
 use core::time::Duration;
 
 use log::Level;
@@ -99,6 +100,8 @@ pub(super) struct Vif {
     marked: bool,
     /// Nothing is done before this.
     not_before: Instant,
+    /// When last something was not as it had been a moment before.
+    contradicted_at: Instant,
     config: Option<VifConfig>,
     frontend_dir: Option<String>,
     watched: bool,
@@ -128,6 +131,7 @@ impl Vif {
             pending: None,
             marked: false,
             not_before: Instant::default(),
+            contradicted_at: Instant::default(),
             config: None,
             frontend_dir: None,
             watched: false,
@@ -331,13 +335,21 @@ impl Vif {
 
     fn delay(&mut self, error: &Error, now: Instant) -> Duration {
         match error {
-            Error::Guard => Duration::ZERO,
+            Error::Guard => self.contradicted(now),
             Error::Again => CONFLICT_DELAY,
             error => {
                 self.complain(now, format_args!("cannot write to XenStore: {error}"));
                 REFUSAL_DELAY
             }
         }
+    }
+
+    /// How long to wait after somebody else wrote what is ours, since we looked: not at
+    /// all, but for who does it again at once, which may be a xenstored that says now this
+    /// and now that.
+    fn contradicted(&mut self, now: Instant) -> Duration {
+        let before = mem::replace(&mut self.contradicted_at, now);
+        if now.since(before) < CONFLICT_DELAY { CONFLICT_DELAY } else { Duration::ZERO }
     }
 
     /// Tells the operator of keys without effect.

@@ -9,7 +9,9 @@ use core::time::Duration;
 use xen::SharedPage;
 use xen::bindings::{XS_READ, XS_WATCH, XS_WRITE};
 use xen::event::RemotePort;
-use xen::fake_store::{Detach, DetachError, Netfront, Permissions, Toolstack, VifPaths, Xenstored};
+use xen::fake_store::{
+    Detach, DetachError, Manners, Netfront, Permissions, Toolstack, VifPaths, Xenstored,
+};
 use xen::grant::GrantRef;
 
 use super::*;
@@ -851,7 +853,8 @@ fn second_thoughts() {
     assert_eq!(world.own(vif, "state"), None);
 }
 
-/// A state that is taken back from under us is published again.
+/// A state that is taken back from under us is published again: at once, but not at once
+/// again and again.
 #[test]
 fn closed_stays_closed() {
     let mut world = World::new();
@@ -861,6 +864,36 @@ fn closed_stays_closed() {
         world.set_own(vif, "state", state);
         world.run();
         assert_eq!(world.own(vif, "state").as_deref(), Some("6"));
+        world.set_own(vif, "state", state);
+        world.run();
+        assert_eq!(world.own(vif, "state").as_deref(), Some(state), "with measure");
+        world.pass(Duration::from_millis(200));
+        assert_eq!(world.own(vif, "state").as_deref(), Some("6"));
+    }
+}
+
+/// S-18: xenstored says of a node now this and now that. We try again, with measure.
+#[test]
+fn a_store_that_contradicts_itself() {
+    let before = World::new().leftovers();
+    for every in 1..8 {
+        let mut world = World::new();
+        let mut reads = 0;
+        world.xenstored.manners.lies = Some(Box::new(move |mut message| {
+            reads += u32::from(message.kind == XS_READ);
+            if message.kind == XS_READ && reads.is_multiple_of(every) {
+                message.payload.clear();
+            }
+            vec![message]
+        }));
+        let vif = world.attach(Netfront::new(vif(10, 0)));
+        world.pass(Duration::from_secs(10));
+        let requests: usize = world.xenstored.served.values().sum();
+        assert!(requests < 5000, "{requests}, every {every}");
+        world.xenstored.manners = Manners::default();
+        world.pass(Duration::from_secs(2));
+        assert_eq!(world.detach(vif).0, Ok(()), "every {every}");
+        assert_eq!(world.leftovers(), before, "every {every}");
     }
 }
 

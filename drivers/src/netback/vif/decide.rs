@@ -73,6 +73,7 @@ impl Vif {
         // Someone took our 6 back; so it is to be published again.
         if self.ours == Ours::Closed && seen != b"6" {
             self.ours = Ours::Closing;
+            self.not_before = context.now + self.contradicted(context.now);
         }
         let asked = seen == b"5" && self.ours != Ours::Closing;
         let online = value(1).as_deref() != Ok(b"0".as_slice());
