@@ -105,6 +105,8 @@ pub(super) struct Vif {
     config: Option<VifConfig>,
     frontend_dir: Option<String>,
     watched: bool,
+    /// The frontend is to be watched before it is looked at again.
+    wants_watch: bool,
     /// The host serves it.
     connected: bool,
     /// The toolstack's keys cannot be honoured; so until it writes new ones.
@@ -135,6 +137,7 @@ impl Vif {
             config: None,
             frontend_dir: None,
             watched: false,
+            wants_watch: true,
             connected: false,
             refused: false,
             seen: Vec::new(),
@@ -174,6 +177,7 @@ impl Vif {
     /// The store's connection is a new one, without watches.
     pub(super) fn connection_reset(&mut self) {
         self.watched = false;
+        self.wants_watch = true;
         self.marked = true;
     }
 
@@ -223,10 +227,10 @@ impl Vif {
             match self.task {
                 Task::Rest if self.carrier_changed => self.task = Task::Report,
                 Task::Rest if !self.marked => break,
-                Task::Rest if self.frontend_dir.is_some() && !self.watched => {
+                Task::Rest => self.task = Task::Look,
+                Task::Look if self.frontend_dir.is_some() && self.wants_watch => {
                     self.task = Task::Watch;
                 }
-                Task::Rest => self.task = Task::Look,
                 Task::Disconnect { since, then } => {
                     let late = context.now.since(since) >= DISCONNECT_PATIENCE;
                     let urgency = if late { Urgency::Forced } else { Urgency::Patient };
@@ -284,11 +288,12 @@ impl Vif {
             }
 
             (Task::Watch, Ok(_) | Err(Error::Exists)) => {
-                self.watched = true;
+                (self.watched, self.wants_watch) = (true, false);
                 self.task = Task::Look;
             }
             (Task::Watch, Err(error @ (Error::TooBig | Error::Quota))) => {
                 self.refuse(&format_args!("the frontend cannot be watched: {error}"), now);
+                self.wants_watch = false;
                 self.task = Task::Look;
             }
             (Task::Watch, Err(_)) => self.not_before = now + REFUSAL_DELAY,

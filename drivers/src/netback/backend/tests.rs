@@ -1215,6 +1215,7 @@ fn lost_connection_at_any_point() {
         world.pass(Duration::from_secs(5));
         assert_eq!(world.own(vif, "state").as_deref(), Some("4"), "{point}");
         assert_eq!(world.host.connected.len(), 1);
+        assert_eq!(world.xenstored.watches(US), 2, "{point}");
         assert_eq!(world.detach(vif), (Ok(()), false), "{point}");
     }
 }
