@@ -378,6 +378,7 @@ mod tests {
     }
 
     proptest! {
+        /// S-19: no two BARs share a page, nor does one with anything else.
         #[test]
         fn places_are_aligned_disjoint_and_free(bars in bars(), reserved in ranges()) {
             let Ok(regions) = place(&bars, WINDOW, &reserved) else { return Ok(()) };

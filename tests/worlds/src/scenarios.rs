@@ -103,8 +103,8 @@ fn slow_wire<U: Uplink>() -> World<U> {
     world
 }
 
-/// A packet of two pages goes to three guests and to the wire; each is the last one
-/// to let go in turn.
+/// T-1, O-3: a packet of two pages goes to three guests and to the wire; each is the last
+/// one to let go in turn.
 pub fn t1_one_page_is_held_by_everybody<U: Uplink>() {
     for last in 0..4 {
         let mut world = slow_wire::<U>();
@@ -427,7 +427,7 @@ pub fn o8_few_pages_of_a_source_wait_for_a_port<U: Uplink>() {
     world.end();
 }
 
-/// No lender has more pages mapped than there are frames left; another's are mapped
+/// O-9, S-6: no lender has more pages mapped than there are frames left; another's are mapped
 /// all the same.
 pub fn o9_lenders_share_the_frames<U: Uplink>() {
     let mut world = World::<U>::of(Mode::Always);
@@ -554,8 +554,8 @@ pub fn a_port_without_a_bound_gets_copies() {
     world.end();
 }
 
-/// Fragments that fill their pages and go on in the next one reach the device as one
-/// region, others as one each.
+/// O-7: fragments of a packet that fill their pages and go on in the next one reach the
+/// device as one region, others as one each.
 pub fn fragments_that_fill_their_pages_are_one_region<U: Uplink>() {
     let page = PAGE_SIZE as u16;
     for (pieces, regions) in [

@@ -138,7 +138,7 @@ fn extra(kind: u8, flags: ExtraFlags) -> TxSlot {
     ExtraInfo::new(kind, flags, [0xff; 6]).into()
 }
 
-/// F-1: indices that cannot be.
+/// F-1, S-1: indices that cannot be.
 #[test]
 fn f1_ring_indices_jump() {
     for by in [257, 1 << 31, 0u32.wrapping_sub(1), 0u32.wrapping_sub(300)] {
@@ -462,8 +462,13 @@ fn f6_receive_grants_that_are_none() {
         let table = guest.add_page();
         guest.make_page_table(table);
         let table = guest.grant(table, Grant::Writable).0;
+        // As a frame of MMIO: there is no RAM.
+        let hole = guest.add_page();
+        guest.balloon_out(hole);
+        let hole = guest.grant(hole, Grant::Writable).0;
         while world[evil].rings.rx.take().is_some() {}
-        for gref in [0, u32::MAX, 444, read_only, foreign, table].into_iter().cycle().take(256) {
+        let grants = [0, u32::MAX, 444, read_only, foreign, table, hole];
+        for gref in grants.into_iter().cycle().take(256) {
             let request = RxRequest { id: 3, pad: 0, gref };
             world[evil].rings.rx.push(request).expect("room");
         }

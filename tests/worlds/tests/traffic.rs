@@ -101,7 +101,7 @@ fn the_payload_of_a_large_batch_is_copied_once() {
     world.end();
 }
 
-/// P-4: an event for the response that was asked for, and for no other.
+/// P-4, S-16: an event for the response that was asked for, and for no other.
 #[test]
 fn guests_are_notified_of_the_response_they_asked_for() {
     let mut world = World::new();
