@@ -127,9 +127,21 @@ impl World {
         let names =
             self.dom0().run("xl list | tail -n +3 | while read name _; do echo $name; done", 20)?;
         for name in names.lines() {
-            self.xl(&format!("destroy {name}"), 60)?;
+            self.destroy(name)?;
         }
         self.wait_gone("", 30)
+    }
+
+    /// Destroys a domain. Where that is the driver domain, the wire is silent meanwhile: a
+    /// NIC whose domain had no time to stop it would receive into memory that is not the
+    /// domain's any more, and Xen would rightly complain.
+    pub fn destroy(&self, name: &str) -> Result<()> {
+        if name == DRIVER_DOMAIN {
+            self.wire_peer().stall();
+        }
+        let destroyed = self.xl(&format!("destroy {name}"), 120);
+        self.wire_peer().go_on();
+        destroyed.map(drop)
     }
 
     /// Waits until no domain whose name begins with `name` is left but dom0, and nothing
@@ -170,11 +182,18 @@ impl World {
 
     /// Causeway's counters now.
     pub fn counters(&self) -> Result<Counters> {
+        self.counters_once(|| Ok(()))
+    }
+
+    /// Asks Causeway for its counters, has it go on by `then`, and waits for them. What
+    /// is typed is the first that it sees.
+    pub fn counters_once(&self, then: impl FnOnce() -> Result<()>) -> Result<Counters> {
         let console = self.console.as_ref().context("Causeway does not run")?;
         let mark = console.len();
         let domain = self.domain_id(DRIVER_DOMAIN)?;
         let ask = format!("echo > $(xenstore-read /local/domain/{domain}/console/tty)");
         self.dom0().run(&ask, 20)?;
+        then()?;
         console
             .wait_from(mark, COUNTERS, |line| line.starts_with(counters::LAST))
             .context("Causeway's counters")?;

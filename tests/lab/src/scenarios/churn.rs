@@ -51,7 +51,7 @@ pub(super) fn destroy(world: &mut World) -> Result<String> {
         let mut traffic = d.agent.start(&format!("exec ping -A -s 1400 {}", b.ip), 120)?;
         traffic.wait_line("seq=5")?;
         world.forget("d");
-        world.xl("destroy d", 60)?;
+        world.destroy("d")?;
         world.wait_gone("d ", 30)?;
     }
     let stream = stream.end()?.undisturbed()?;

@@ -192,26 +192,36 @@ pub(super) fn mastering(world: &mut World) -> Result<String> {
 
 /// Takes bus mastering away from the NIC, does something, and waits until Causeway has
 /// noticed and the NIC is up again.
-fn lose_mastering<T>(world: &mut World, meanwhile: impl FnOnce(&World) -> Result<T>) -> Result<T> {
-    let console = world.driver_domain()?;
-    let mark = console.len();
+fn lose_mastering<T>(world: &World, meanwhile: impl FnOnce(&World) -> Result<T>) -> Result<T> {
+    let lost = |counters: &Counters| counters.get("NIC", "bus mastering lost").unwrap_or(0);
+    let before = lost(&world.counters()?);
     // The Command register with memory decoding and without interrupts of old.
     let config = format!("/sys/bus/pci/devices/0000:{NIC_ADDRESS}/config");
     let command = format!("printf '\\002\\004' | dd of={config} bs=1 seek=4 conv=notrunc");
     world.dom0().run(&command, 20)?;
     let found = meanwhile(world)?;
-    console.wait_from(mark, REST, |line| line.contains("bus mastering was taken away"))?;
-    console.wait_from(mark, REST, |line| line.contains("NIC: up"))?;
-    Ok(found)
+    let until = Instant::now() + REST;
+    loop {
+        let counters = world.counters()?;
+        let is_up = counters.line("NIC").is_some_and(|line| line.starts_with("link 1000"));
+        if is_up && lost(&counters) > before {
+            return Ok(found);
+        }
+        if Instant::now() > until {
+            bail!("after {REST:?} the NIC is not up again: {:?}", counters.line("NIC"));
+        }
+    }
 }
 
 /// How many pages of a guest's are mapped, if Causeway and Xen say the same; else 0, as
-/// when one was asked before the NIC stood still or after its reset.
+/// after the NIC's reset. Causeway stands still while Xen is asked, and goes on with what
+/// it is asked.
 fn agreed_pages(world: &World, guest: &str) -> Result<u64> {
-    let mapped = world.counters()?.get("lent pages", "mapped").context("mapped")?;
     world.xl(&format!("pause {DRIVER_DOMAIN}"), 20)?;
     let snapshot = Snapshot::take(world.lab());
-    world.xl(&format!("unpause {DRIVER_DOMAIN}"), 20)?;
+    let counters =
+        world.counters_once(|| world.xl(&format!("unpause {DRIVER_DOMAIN}"), 20).map(drop))?;
+    let mapped = counters.get("lent pages", "mapped").context("mapped")?;
     let (ours, id) = (world.domain_id(DRIVER_DOMAIN)?, world.domain_id(guest)?);
     let grants = snapshot?.grants(id, ours) as u64;
     Ok(if grants == mapped + RINGS as u64 { mapped } else { 0 })
@@ -226,7 +236,7 @@ pub(super) fn destroyed(world: &mut World) -> Result<String> {
     for _ in 0..TIMES {
         let (d, _transfer) = sender(world, "d")?;
         world.forget(d.agent.name());
-        world.xl("destroy d", 60)?;
+        world.destroy("d")?;
         world.wait_gone("d ", 30)?;
         at_rest(world, &[&b])?;
     }
@@ -280,7 +290,7 @@ fn frozen(world: &mut World) -> Result<usize> {
     }
     world.forget(d.agent.name());
     // The toolstack waits for a backend that does not answer, then goes on without it.
-    world.xl("destroy d", 120)?;
+    world.destroy("d")?;
     let left = Snapshot::take(world.lab())?.grants(id, ours);
     if left < pages {
         bail!("{pages} pages were mapped; Xen gave up all but {left} while nobody unmapped any");

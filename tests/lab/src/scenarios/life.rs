@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use super::measure::ping;
-use crate::config::{Door, GuestKind};
+use crate::config::{DRIVER_DOMAIN, Door, GuestKind};
 use crate::wire_peer;
 use crate::world::{READY, World, bring_up, gone};
 
@@ -27,7 +27,7 @@ pub(super) fn early_guest(world: &mut World) -> Result<String> {
 /// domain id, so the toolstack must attach the guests again.
 pub(super) fn restart(world: &mut World) -> Result<String> {
     let (a, b) = world.pair()?;
-    world.xl("destroy driver-domain", 60)?;
+    world.destroy(DRIVER_DOMAIN)?;
     world.wait_gone("driver-domain", 30)?;
     world.forget_driver_domain();
     world.driver_domain()?;
