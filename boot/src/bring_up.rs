@@ -114,18 +114,19 @@ pub fn bring_up(start_info: u32, entered: u64) -> Result<Platform, Error> {
     let used = start_info.end.max(&raw const image_end as u64);
     let layout = Layout::new(&map[..ranges], used).map_err(Error::Layout)?;
 
+    let (heap, packets) = (layout.heap() as usize, layout.packets());
     // SAFETY: RAM by the toolstack's map, above the image and all that the domain
     // builder left; page tables map it 1:1.
-    let ram = unsafe { Ram::identity(layout.free.clone()) };
+    let ram = unsafe { Ram::identity(layout.free) };
     let mut ram = ram.ok_or(Error::TooLittleMemory)?;
-    heap::start(&ram.split(layout.heap() as usize / PAGE_SIZE).ok_or(Error::TooLittleMemory)?);
+    heap::start(&ram.split(heap / PAGE_SIZE).ok_or(Error::TooLittleMemory)?);
     // SAFETY: a hole by the same map, below 4 GiB and so mapped 1:1.
     let mut window = unsafe { Window::new(layout.window.clone()) };
 
     let reserved = map[..ranges]
         .iter()
         .map(|range| range.base..range.base.saturating_add(range.size))
-        .chain([layout.window.clone()])
+        .chain([layout.window])
         .collect();
 
     let frame = window.take().ok_or(Error::TooLittleMemory)?;
@@ -158,7 +159,7 @@ pub fn bring_up(start_info: u32, entered: u64) -> Result<Platform, Error> {
         xen,
         clock,
         ram,
-        packets: layout.packets(),
+        packets,
         window,
         store: store_page,
         ports,

@@ -29,9 +29,10 @@ use crate::netback::{Carrier, ConnectRequest, Progress, Urgency, VifConfig, VifH
 use crate::nic::{Cause, Link, Nic, Status};
 use slow_path::{Notices, SlowPath};
 
-/// Bytes of heap that have to be there for another vif: more than it and a bridge of its
-/// own take, in their largest pieces and in all.
-const HEAP_FOR_A_VIF: usize = 256 << 10;
+/// Bytes of heap that have to be there for another vif. It and a bridge of its own take
+/// less than half, be it in one piece or in all; what is left is for what the control plane
+/// reads of guests meanwhile.
+pub const HEAP_FOR_A_VIF: usize = 512 << 10;
 /// The largest IP packet where nothing else is configured.
 const MTU: u16 = 1500;
 /// How many VLAN tags a guest's packet may have beside: a service and a customer tag.
@@ -356,9 +357,10 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         if status != uplink.status {
             match status {
                 Status::Changing => {}
+                // Rare: a driver waits before it tries again.
+                Status::Failed(fault) => log::error!("NIC: {fault}"),
                 // The counters tell of the rest.
                 _ if !uplink.log.take(now) => {}
-                Status::Failed(fault) => log::error!("NIC: {fault}"),
                 Status::Running => log::info!("NIC: up, {}", uplink.nic.mac()),
                 Status::Stopped => log::info!("NIC: down"),
             }

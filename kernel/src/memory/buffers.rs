@@ -250,10 +250,6 @@ impl Buffers {
     }
 }
 
-/// Bytes of heap that a cell takes.
-#[cfg(test)]
-pub(super) const CELL: usize = size_of::<u32>() + size_of::<u16>();
-
 struct Class {
     ram: Ram,
     free: Vec<u32>,
@@ -286,6 +282,13 @@ impl Class {
         }
     }
 
+    /// Bytes of heap that its tables take.
+    #[cfg(test)]
+    fn heap(&self) -> usize {
+        let Self { ram: _, free, owners } = self;
+        size_of_val(&free[..]) + size_of_val(&owners[..])
+    }
+
     fn cell(&self, index: u32, size: Size) -> NonNull<u8> {
         // SAFETY: only `take` makes indices, from the cells counted in `new`.
         unsafe { self.ram.base().add(index as usize * size.bytes()) }
@@ -293,14 +296,26 @@ impl Class {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::super::testing::ram;
     use super::*;
 
+    /// Bytes of heap that a cell takes.
+    pub(in super::super) const CELL: usize = 6;
+
     fn buffers() -> Buffers {
         Buffers::new(ram(1), ram(2))
+    }
+
+    /// As [`Layout`](super::super::Layout) reckons with.
+    #[test]
+    fn the_heap_that_cells_take() {
+        let buffers = buffers();
+        for (size, class) in [(Size::Small, &buffers.small), (Size::Large, &buffers.large)] {
+            assert_eq!(class.heap(), buffers.free(size) * CELL);
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use xen::fake_store::{Detach, DetachError, Toolstack, VifPaths, Xenstored};
 use xen::hypercall::Shutdown;
 use xen::{DomainId, Hypervisor, Instant};
 
+use crate::allocations::used;
 use crate::front::{Front, Manners};
 use crate::journal;
 use crate::uplink::Uplink;
@@ -85,6 +86,8 @@ pub struct World<U: Uplink = Wire> {
     pub wire: U,
     /// How often the domain was woken or went on without a rest.
     pub turns: usize,
+    /// How many bytes of memory any of them took and kept at most.
+    pub most_kept: isize,
     /// How many frames are expected to be lost to unmaps that failed.
     pub quarantined: usize,
     /// How many ports are expected to be lost to closes that failed.
@@ -170,6 +173,7 @@ impl<U: Uplink> World<U> {
             network,
             wire,
             turns: 0,
+            most_kept: 0,
             quarantined: 0,
             lost_ports: 0,
             frames,
@@ -239,7 +243,9 @@ impl<U: Uplink> World<U> {
         }
         self.store_event = false;
         let now = self.xen.now();
+        let before = used();
         self.next = turn(&mut self.control, &mut self.network, now, || ());
+        self.most_kept = self.most_kept.max(used() - before);
         if self.network.is_polled() {
             self.xen.advance(GLANCE);
         }
