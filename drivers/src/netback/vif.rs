@@ -2,10 +2,10 @@
 //! as [`state::next`] says, one request at a time.
 //!
 //! ```text
-//!   Meet ─▶ Configure ─▶ Watch ─▶ Look ──────────────────────────────┐
-//!                                  ▲                                 │ what next() says
-//!            Rest ── marked ───────┤        ┌────────────────────────┤
-//!             ▲                    │        ▼                        ▼
+//!   Meet ─▶ Configure    Watch ◀─▶ Look ─────────────────────────────┐
+//!              ▼       (if wanted)  ▲                                │ what next() says
+//!            Rest ── marked ────────┘       ┌────────────────────────┤
+//!             ▲                             ▼                        ▼
 //!             ├── Publish(2,4,5,6) ◀── SetMtu, ReadRings, Disconnect │ directory gone,
 //!             │                                                      ▼ or Remove done
 //!             └── Report                                  Clean ─▶ Unwatch ─▶ Gone
@@ -57,6 +57,16 @@ pub(super) struct Context<'a> {
     pub(super) error_root: Option<&'a str>,
 }
 
+/// Whether changes of the frontend's state are told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Watch {
+    /// To be asked for before the frontend is looked at again.
+    Wanted,
+    Set,
+    /// xenstored does not.
+    Refused,
+}
+
 /// What a vif is about; with a request pending, what it waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Task {
@@ -104,9 +114,7 @@ pub(super) struct Vif {
     contradicted_at: Instant,
     config: Option<VifConfig>,
     frontend_dir: Option<String>,
-    watched: bool,
-    /// The frontend is to be watched before it is looked at again.
-    wants_watch: bool,
+    watch: Watch,
     /// The host serves it.
     connected: bool,
     /// The toolstack's keys cannot be honoured; so until it writes new ones.
@@ -136,8 +144,7 @@ impl Vif {
             contradicted_at: Instant::default(),
             config: None,
             frontend_dir: None,
-            watched: false,
-            wants_watch: true,
+            watch: Watch::Wanted,
             connected: false,
             refused: false,
             seen: Vec::new(),
@@ -176,8 +183,7 @@ impl Vif {
 
     /// The store's connection is a new one, without watches.
     pub(super) fn connection_reset(&mut self) {
-        self.watched = false;
-        self.wants_watch = true;
+        self.watch = Watch::Wanted;
         self.marked = true;
     }
 
@@ -228,7 +234,7 @@ impl Vif {
                 Task::Rest if self.carrier_changed => self.task = Task::Report,
                 Task::Rest if !self.marked => break,
                 Task::Rest => self.task = Task::Look,
-                Task::Look if self.frontend_dir.is_some() && self.wants_watch => {
+                Task::Look if self.frontend_dir.is_some() && self.watch == Watch::Wanted => {
                     self.task = Task::Watch;
                 }
                 Task::Disconnect { since, then } => {
@@ -288,12 +294,12 @@ impl Vif {
             }
 
             (Task::Watch, Ok(_) | Err(Error::Exists)) => {
-                (self.watched, self.wants_watch) = (true, false);
+                self.watch = Watch::Set;
                 self.task = Task::Look;
             }
             (Task::Watch, Err(error @ (Error::TooBig | Error::Quota))) => {
                 self.refuse(&format_args!("the frontend cannot be watched: {error}"), now);
-                self.wants_watch = false;
+                self.watch = Watch::Refused;
                 self.task = Task::Look;
             }
             (Task::Watch, Err(_)) => self.not_before = now + REFUSAL_DELAY,

@@ -131,8 +131,7 @@ impl Counters {
 
     /// Counts what a port took from its queue, of which it sent some.
     pub(super) const fn took(&mut self, packets: u64, sent: Traffic) {
-        self.sent.packets += sent.packets;
-        self.sent.bytes += sent.bytes;
+        self.sent.add(sent.packets as usize, sent.bytes as usize);
         self.dropped[DropReason::Undelivered as usize] += packets.saturating_sub(sent.packets);
     }
 

@@ -244,6 +244,8 @@ impl Switch {
         let now = hypervisor.now();
         if self.underway.copies.iter().all(|copying| copying.private.succeeded(&pools.copies)) {
             let lens = self.underway.copies.iter().map(|copying| copying.private.copied);
+            // Some have nothing lent, only a header that others look at as well.
+            let lens = lens.filter(|copied| *copied > 0);
             pools.choice.copies_took(lens, now.since(start), now);
         }
         for Copying { port, place, private, finish } in self.underway.copies.drain(..) {

@@ -38,9 +38,10 @@ pub struct RxCounters {
     pub bytes: u64,
     /// Packets of more slots than the frontend takes.
     pub too_long: u64,
-    /// Packets lost because a page of the guest's could not be written.
+    /// Packets lost because nothing got into one of the guest's pages.
     pub failed: u64,
-    /// Packets lost because a page of their sender's could not be read.
+    /// Packets lost because a page, which some of the packet got into, was filled only in
+    /// part: a page of their sender's could not be read.
     pub unreadable: u64,
 }
 

@@ -232,10 +232,10 @@ impl<H: Hypervisor> Vif<H> {
 
 impl<H: Hypervisor> Port for Vif<H> {
     fn transmit(&mut self, queue: &mut PortQueue, pools: &mut Pools, now: Instant) -> Traffic {
-        let before = self.rx.counters();
         if self.carrier != Carrier::Up {
             return Traffic::default();
         }
+        let before = self.rx.counters();
         match self.rx.transmit(&self.hypervisor, queue, pools, now) {
             Ok(true) => self.hypervisor.notify(self.event),
             Ok(false) => {}

@@ -5,7 +5,7 @@ use alloc::string::{String, ToString};
 
 use xen::store::{Busy, RequestId, Store, Transaction};
 
-use super::{Context, Task, Vif, dir, token};
+use super::{Context, Task, Vif, Watch, dir, token};
 use crate::netback::Carrier;
 use crate::netback::keys::{CONFIG_KEYS, FEATURES, FRONTEND_KEYS};
 use crate::netback::state::Ours;
@@ -61,7 +61,7 @@ impl Vif {
                 self.task = if keep { Task::Rest } else { Task::Unwatch };
                 return Ok(None);
             }
-            Task::Unwatch if self.watched => {
+            Task::Unwatch if self.watch == Watch::Set => {
                 store.unwatch(&self.frontend_key("state"), &token(self.id))?
             }
             Task::Unwatch | Task::Rest | Task::Disconnect { .. } | Task::Gone => {
