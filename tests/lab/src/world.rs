@@ -136,12 +136,14 @@ impl World {
     /// NIC whose domain had no time to stop it would receive into memory that is not the
     /// domain's any more, and Xen would rightly complain.
     pub fn destroy(&self, name: &str) -> Result<()> {
-        if name == DRIVER_DOMAIN {
-            self.wire_peer().stall();
+        let destroy = || self.xl(&format!("destroy {name}"), 120).map(drop);
+        if name != DRIVER_DOMAIN {
+            return destroy();
         }
-        let destroyed = self.xl(&format!("destroy {name}"), 120);
+        self.wire_peer().stall();
+        let destroyed = destroy();
         self.wire_peer().go_on();
-        destroyed.map(drop)
+        destroyed
     }
 
     /// Waits until no domain whose name begins with `name` is left but dom0, and nothing

@@ -43,7 +43,8 @@ pub(super) fn map(world: &mut World) -> Result<String> {
         let right = match mode {
             "never" => mapped == 0 && copied("copied never") >= packets,
             "auto" => mapped > 0 && copied("trial") > 0,
-            _ => mapped >= packets && copied("trial") + copied("cheaper") == 0,
+            // A NIC that is slow has no room for some of them.
+            _ => mapped >= packets / 2 && copied("trial") + copied("cheaper") == 0,
         };
         if !right {
             bail!("map={mode}: {way}");

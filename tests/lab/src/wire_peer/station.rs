@@ -160,7 +160,9 @@ impl Station {
         let mut flags = PollFlags::IN;
         flags.set(PollFlags::OUT, self.link.is_blocked());
         files.push((self.wire.clone(), flags));
-        files.extend(self.gateway.clone().map(|socket| (socket as _, PollFlags::IN)));
+        // What it sends is not read while there is no room for it.
+        let gateway = self.gateway.clone().filter(|_| !self.link.is_blocked());
+        files.extend(gateway.map(|socket| (socket as _, PollFlags::IN)));
         for (handle, relay) in &self.relays {
             if let Some((stream, flags)) = relay.waits_for(self.sockets.get(*handle)) {
                 files.push((stream, flags));
