@@ -37,7 +37,7 @@ check: build ## formatting, lints and the tests that need no Xen
 lab: build ## the tests on real Xen in QEMU
 	cargo run --release -p lab -- test $(image)
 
-soak: build ## larger worlds, many more cases of every property; 1 GiB between guests on real Xen
+soak: build ## larger worlds, many more cases of their properties; 1 GiB between guests on real Xen
 	SOAK=1 cargo test -p worlds -- --show-output
 	cargo run --release -p lab -- test $(image) soak
 

@@ -364,6 +364,7 @@ fn any_composition_meets_its_fate() {
     if let Err(failure) = outcome {
         panic!("{failure}");
     }
-    let [packets, refused, fatal] = fates.get();
+    let fates @ [packets, refused, fatal] = fates.get();
     println!("at random: {packets} packets, {refused} refused, {fatal} fatal");
+    assert!(fates.iter().all(|count| *count > 0), "of each some");
 }

@@ -97,8 +97,8 @@ impl View {
     }
 }
 
-/// A device looked where nothing is, or wrote where it must not. On real hardware Xen counts it against the device,
-/// and ten take its bus mastering away (H-13).
+/// A device looked where nothing is, or wrote where it must not. On real hardware Xen
+/// counts it against the device, and ten take its bus mastering away (H-13).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IommuFault {
     /// The address.
