@@ -16,7 +16,6 @@ mod delivery;
 pub mod explorer;
 pub mod frames;
 mod front;
-mod journal;
 pub mod scenarios;
 pub mod small;
 pub mod trials;
@@ -25,8 +24,8 @@ mod wire;
 mod world;
 
 pub use card::Card;
+pub use drivers::fake::journal::{Level, journal};
 pub use front::{Front, Manners, Outgoing, Received, Rings, TxAnswer};
-pub use journal::{Level, journal};
 pub use uplink::Uplink;
 pub use wire::Wire;
 pub use world::{GUESTS, Id, US, World, pools};

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use drivers::control::Control;
+use drivers::fake::journal;
 use drivers::netback::data::STALL_TIMEOUT;
 use drivers::network::Network;
 use drivers::nic::Status;
@@ -22,7 +23,6 @@ use xen::{DomainId, Hypervisor, Instant};
 
 use crate::allocations::used;
 use crate::front::{Front, Manners};
-use crate::journal;
 use crate::uplink::Uplink;
 use crate::wire::Wire;
 

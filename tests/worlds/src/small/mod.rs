@@ -16,6 +16,7 @@ mod text;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use drivers::fake::journal;
 use drivers::netback::data::Violation;
 use drivers::netback::{Carrier, ConnectRequest, Progress, Urgency, VifConfig, VifHost, VifId};
 use drivers::network::Network;
@@ -30,11 +31,11 @@ use xen::grant::GrantRef;
 use xen::netif::{ExtraFlags, ExtraInfo};
 use xen::{DomainId, Hypervisor, Instant};
 
+use crate::frames;
 use crate::front::{Front, Manners, Outgoing};
 use crate::uplink::Uplink;
 use crate::wire::{ScriptedNic, Wire};
 use crate::world::{US, ram};
-use crate::{frames, journal};
 use meanwhile::Meanwhile;
 use plot::Left;
 

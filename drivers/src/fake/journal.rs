@@ -1,4 +1,4 @@
-//! What the domain logs, by test.
+//! What is logged, by test.
 
 use std::cell::RefCell;
 use std::sync::Once;
@@ -27,7 +27,7 @@ impl log::Log for Journal {
 }
 
 /// Begins to keep what this thread logs.
-pub(crate) fn start() {
+pub fn start() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         if log::set_logger(&Journal).is_ok() {
