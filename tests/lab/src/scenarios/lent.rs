@@ -19,7 +19,7 @@ use crate::world::{Peer, World};
 const MIB: u64 = 8;
 
 /// How long what is on its way may take to come home.
-const REST: Duration = Duration::from_secs(30);
+const REST: Duration = Duration::from_secs(60);
 
 /// A connected vif's rings: what Xen counts of a guest whose other pages are home.
 const RINGS: usize = 2;
