@@ -5,13 +5,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::UdpSocket;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+use anyhow::{Result, bail};
 
 const MAGIC: u32 = 0xBE9B_E955;
 const HEADER: usize = 16;
@@ -24,10 +22,6 @@ const FIRST: Duration = Duration::from_secs(60);
 
 /// After this silence the generator has ended.
 const SILENCE: Duration = Duration::from_secs(3);
-
-/// Bytes of memory that may wait for this process, so that a guest that gets no time
-/// to run loses nothing which reached it.
-const RECEIVE_BUFFER: usize = 16 << 20;
 
 /// What arrived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,9 +65,7 @@ pub fn receive(
     mut tell: impl FnMut(Report),
 ) -> Result<()> {
     let lengths = frames.start() - HEADERS..=frames.end() - HEADERS;
-    let socket = UdpSocket::bind(("0.0.0.0", port))?;
-    set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER).context("a receive buffer")?;
-    println!("listening");
+    let socket = super::listen(port)?;
     let mut report = Report::default();
     let mut seen = BTreeSet::new();
     let mut datagram = [0; 2048];

@@ -157,9 +157,8 @@ pub fn send(receiver: &str, interval: Duration, bytes: usize) -> Result<Sent> {
 
 /// Receives a stream on `port` to its end.
 pub fn receive(port: u16) -> Result<Report> {
-    let socket = UdpSocket::bind(("0.0.0.0", port))?;
+    let socket = super::listen(port)?;
     socket.set_read_timeout(Some(SILENCE))?;
-    println!("listening");
     let mut tally = Tally::default();
     let mut datagram = [0; 2048];
     while !tally.ended() {
