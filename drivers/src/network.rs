@@ -17,8 +17,8 @@ use kernel::memory;
 use kernel::packet::Batch;
 use kernel::pages::ShardId;
 use kernel::switch::{
-    BadName, BridgeName, JoinError, MAX_WAIT, Port, PortConfig, PortId, Ports, QueueLimits,
-    Switches,
+    BadName, BridgeName, JoinError, MAX_WAIT, PartialChecksums, Port, PortConfig, PortId, Ports,
+    QueueLimits, Switches,
 };
 use xen::event::EventPort;
 use xen::{Hypervisor, Instant};
@@ -40,9 +40,9 @@ const GUEST_TAGS: usize = 2;
 /// One on the wire, by [`nic::LONGEST`](crate::nic::LONGEST).
 const UPLINK_TAGS: usize = 1;
 /// What may wait for a guest that is short of receive slots: twice as many packets
-/// as its ring takes at once, and as many bytes as half its ring holds.
+/// as its ring takes at once, and as many bytes as another's ring holds.
 const GUEST_PACKETS: usize = 512;
-const GUEST_BYTES: usize = 512 << 10;
+const GUEST_BYTES: usize = 1 << 20;
 /// What may wait for the NIC.
 const UPLINK_QUEUE: QueueLimits = QueueLimits { packets: 512, bytes: 1 << 20, wait: MAX_WAIT };
 /// Addresses learnt behind a guest's port beside its own: a guest may be a bridge
@@ -214,6 +214,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             uplink: true,
             mtu: MTU,
             tags: UPLINK_TAGS,
+            segmentation: PartialChecksums::NONE,
             queue: UPLINK_QUEUE,
         };
         let port = self.switches.join(bridge, config)?;
@@ -505,6 +506,7 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             uplink: false,
             mtu: config.mtu.unwrap_or(MTU),
             tags: GUEST_TAGS,
+            segmentation: frontend.segmentation(),
             queue: QueueLimits {
                 packets: GUEST_PACKETS,
                 bytes: GUEST_BYTES,

@@ -44,7 +44,8 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
         for (vif, counters) in network.vifs() {
             let (tx, rx) = (counters.tx, counters.rx);
             write!(f, "{vif}: tx {} packets, refused {}", tx.packets, tx.refused)?;
-            write!(f, ", unreadable {}; rx {} packets", tx.unreadable, rx.packets)?;
+            write!(f, ", unreadable {}, unsegmentable {}", tx.unreadable, tx.unsegmentable)?;
+            write!(f, "; rx {} packets", rx.packets)?;
             write!(f, ", too long {}, failed {}", rx.too_long, rx.failed)?;
             write!(f, ", unreadable {}", rx.unreadable)?;
             match network.carrier(vif) {

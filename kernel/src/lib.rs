@@ -25,4 +25,4 @@ mod pools;
 pub mod switch;
 
 pub use leak::leaked;
-pub use pools::{DmaRegion, DmaRegions, HEADROOM, Limits, Pools, Private};
+pub use pools::{DmaRegion, DmaRegions, HEADROOM, Limits, MAX_PRIVATE_COPIES, Pools, Private};

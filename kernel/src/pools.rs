@@ -2,15 +2,19 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::iter;
+use core::ops::Range;
 
 use xen::grant::GrantCopy;
 use xen::{Hypervisor, PAGE_SIZE};
 
 use crate::defect::{self, Defect};
-use crate::memory::{Buffers, CopyBatch, Size, Window};
-use crate::packet::{Fragment, Linear, MAX_FRAGMENTS, Packet};
-use crate::pages::Tracker;
+use crate::memory::{Buffer, Buffers, CopyBatch, Size, Window};
+use crate::packet::{
+    Bytes, Fragment, Linear, MAX_FRAGMENTS, MAX_LENT_FRAGMENTS, Meta, Packet, Segments,
+};
 use crate::pages::choice::{Choice, Mode};
+use crate::pages::{Hold, Tracker};
 
 /// How much the pools hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +30,13 @@ pub struct Limits {
 /// Bytes left free before a packet's first byte, where a tag or an outer header
 /// can be put without moving anything.
 pub const HEADROOM: u16 = 64;
+
+/// The most copies that a private copy takes: one for each lent fragment, and one more
+/// where one goes on in the next buffer.
+pub const MAX_PRIVATE_COPIES: usize = MAX_LENT_FRAGMENTS + MAX_FRAGMENTS;
+
+/// How much of a private copy is in its first buffer.
+const FIRST: usize = Size::Large.bytes() - HEADROOM as usize;
 
 /// Packets, buffers, lent pages and places for them, and the batch of copies between
 /// them. One per vCPU; handed down by reference wherever packets go.
@@ -74,10 +85,18 @@ impl Pools {
             self.buffers.give(linear.buffer);
         }
         while let Some(fragment) = packet.fragments.pop() {
-            self.tracker.release(fragment.hold);
+            self.end(fragment);
         }
         packet.meta = Default::default();
         self.idle.push(packet);
+    }
+
+    /// Ends a fragment: its page, or its buffer, goes back.
+    pub fn end(&mut self, fragment: Fragment) {
+        match fragment.bytes {
+            Bytes::Lent(hold) => self.tracker.release(hold),
+            Bytes::Own(buffer) => self.buffers.give(buffer),
+        }
     }
 
     /// A second packet of the same bytes: every page counted once more, nothing
@@ -99,58 +118,181 @@ impl Pools {
             copy.linear = Some(Linear { buffer, offset: *offset, len: *len });
         }
         for fragment in &packet.fragments {
-            let hold = self.tracker.share(&fragment.hold)?;
-            let fragment = Fragment { hold, ..*fragment };
-            // Both lists have the same capacity.
-            if let Err(fragment) = copy.fragments.push(fragment) {
-                self.tracker.release(fragment.hold);
-                return None;
-            }
+            self.share_fragment(fragment, 0..fragment.len, copy)?;
         }
         copy.meta = packet.meta;
         Some(())
     }
 
-    /// Starts a private copy of `packet`: one buffer of ours holding all of it,
-    /// headers now, lent payload by copies added to [`copies`](Self::copies). The
+    /// Adds `range` of a fragment to another packet.
+    fn share_fragment(
+        &mut self,
+        fragment: &Fragment,
+        range: Range<u16>,
+        packet: &mut Packet,
+    ) -> Option<()> {
+        let bytes = match &fragment.bytes {
+            Bytes::Lent(hold) => Bytes::Lent(self.tracker.share(hold)?),
+            Bytes::Own(buffer) => Bytes::Own(self.buffers.share(buffer)?),
+        };
+        let offset = fragment.offset + range.start;
+        self.push(Fragment { bytes, offset, len: range.end - range.start }, packet)
+    }
+
+    /// Adds a fragment to a packet, or ends it where that has no room.
+    fn push(&mut self, fragment: Fragment, packet: &mut Packet) -> Option<()> {
+        packet.fragments.push(fragment).map_err(|fragment| self.end(fragment)).ok()
+    }
+
+    /// The segment `number` of a packet: headers of its own, and its part of the same
+    /// payload, nothing of which is copied. `None` when a pool is used up.
+    pub fn segment(
+        &mut self,
+        packet: &Packet,
+        segments: &Segments,
+        number: usize,
+    ) -> Option<Box<Packet>> {
+        let mut segment = self.take()?;
+        match self.segment_into(packet, segments, number, &mut segment) {
+            Some(()) => Some(segment),
+            None => {
+                self.give(segment);
+                None
+            }
+        }
+    }
+
+    fn segment_into(
+        &mut self,
+        packet: &Packet,
+        segments: &Segments,
+        number: usize,
+        segment: &mut Packet,
+    ) -> Option<()> {
+        let linear = packet.linear.as_ref()?;
+        let len = segments.headers();
+        let buffer = self.buffers.take(Size::Small)?;
+        let linear_start = usize::from(linear.offset);
+        let own = segment.linear.insert(Linear { buffer, offset: HEADROOM, len: len as u16 });
+        let from = linear_start..linear_start + len;
+        self.buffers.copy(&linear.buffer, from, &mut own.buffer, HEADROOM.into());
+        let cell = self.buffers.bytes_mut(&mut own.buffer)?;
+        segments.edit(cell.get_mut(usize::from(HEADROOM)..usize::from(HEADROOM) + len)?, number);
+        let payload = segments.payload(number);
+        let inside = |start: usize, len: u16| {
+            let end = (start + usize::from(len)).min(payload.end);
+            let begin = start.max(payload.start);
+            (begin < end).then(|| (begin - start) as u16..(end - start) as u16)
+        };
+        if let Some(range) = inside(0, linear.len) {
+            let buffer = self.buffers.share(&linear.buffer)?;
+            let len = range.end - range.start;
+            self.push(Fragment::own(buffer, linear.offset + range.start, len), segment)?;
+        }
+        let mut at = usize::from(linear.len);
+        for fragment in &packet.fragments {
+            if let Some(range) = inside(at, fragment.len) {
+                self.share_fragment(fragment, range, segment)?;
+            }
+            at += usize::from(fragment.len);
+        }
+        segment.meta = Meta { gso: None, ..packet.meta };
+        Some(())
+    }
+
+    /// Starts a private copy of `packet`: as few buffers of ours as hold all of it, what
+    /// is ours now, lent payload by copies added to [`copies`](Self::copies). The
     /// copy is good once they have run and [`Private::succeeded`]. `None` when a
-    /// pool is used up, the packet does not fit a buffer, or the batch is full.
+    /// pool is used up, or the batch has no room for [`MAX_PRIVATE_COPIES`].
     pub fn privatise(&mut self, packet: &Packet) -> Option<Private> {
-        let len = packet.len();
-        let start = usize::from(HEADROOM);
-        if start + len > Size::Large.bytes() || self.copies.room() < packet.fragments.len() {
+        if self.copies.room() < MAX_PRIVATE_COPIES {
             return None;
         }
         let mut copy = self.take()?;
-        let Some(mut buffer) = self.buffers.take(Size::Large) else {
+        if self.make_room(packet.len(), &mut copy).is_none() {
             self.give(copy);
             return None;
-        };
-        let mut at = start;
-        if let Some(linear) = &packet.linear {
-            let from = usize::from(linear.offset);
-            let headers = from..from + usize::from(linear.len);
-            at += self.buffers.copy(&linear.buffer, headers, &mut buffer, start);
         }
         let first = self.copies.len();
-        for fragment in &packet.fragments {
-            let end = at + usize::from(fragment.len);
-            if let Some(to) = self.buffers.region(&buffer, at..end) {
-                let from = self.tracker.region(&fragment.hold, fragment.offset);
-                self.copies.push(GrantCopy::from_grant(from, to));
-            }
-            at = end;
+        let mut at = 0;
+        if let Some(Linear { buffer, offset, len }) = &packet.linear {
+            self.copy_own(buffer, *offset, *len, &mut copy, &mut at);
         }
-        copy.linear = Some(Linear { buffer, offset: HEADROOM, len: len as u16 });
+        for Fragment { bytes, offset, len } in &packet.fragments {
+            match bytes {
+                Bytes::Own(buffer) => self.copy_own(buffer, *offset, *len, &mut copy, &mut at),
+                Bytes::Lent(hold) => self.copy_lent(hold, *offset, *len, &copy, &mut at),
+            }
+        }
         copy.meta = packet.meta;
         Some(Private { packet: copy, copied: packet.lent(), copies: first..self.copies.len() })
+    }
+
+    /// Gives an empty packet buffers for `len` bytes.
+    fn make_room(&mut self, len: usize, packet: &mut Packet) -> Option<()> {
+        let buffer = self.buffers.take(Size::Large)?;
+        packet.linear = Some(Linear { buffer, offset: HEADROOM, len: len.min(FIRST) as u16 });
+        let mut rest = len.saturating_sub(FIRST);
+        while rest > 0 {
+            let buffer = self.buffers.take(Size::Large)?;
+            let len = rest.min(Size::Large.bytes());
+            self.push(Fragment::own(buffer, 0, len as u16), packet)?;
+            rest -= len;
+        }
+        Some(())
+    }
+
+    /// Copies bytes of ours to `at` of a private copy.
+    fn copy_own(
+        &mut self,
+        from: &Buffer,
+        offset: u16,
+        len: u16,
+        copy: &mut Packet,
+        at: &mut usize,
+    ) {
+        let mut start = usize::from(offset);
+        for (cell, to) in cells(*at..*at + usize::from(len)) {
+            let range = start..start + to.len();
+            start = range.end;
+            let buffer = match (cell.checked_sub(1), &mut copy.linear) {
+                (None, Some(linear)) => Some(&mut linear.buffer),
+                (None, None) => None,
+                (Some(place), _) => match copy.fragments.get_mut(place) {
+                    Some(Fragment { bytes: Bytes::Own(buffer), .. }) => Some(buffer),
+                    _ => None,
+                },
+            };
+            if let Some(buffer) = buffer {
+                self.buffers.copy(from, range, buffer, to.start);
+            }
+        }
+        *at += usize::from(len);
+    }
+
+    /// Adds the copies of lent bytes to `at` of a private copy.
+    fn copy_lent(&mut self, hold: &Hold, offset: u16, len: u16, copy: &Packet, at: &mut usize) {
+        let mut offset = offset;
+        for (cell, to) in cells(*at..*at + usize::from(len)) {
+            let count = to.len() as u16;
+            let buffer = match cell.checked_sub(1) {
+                None => copy.linear.as_ref().map(|linear| &linear.buffer),
+                Some(place) => copy.fragments.get(place).and_then(Fragment::buffer),
+            };
+            if let Some(to) = buffer.and_then(|buffer| self.buffers.region(buffer, to)) {
+                let from = self.tracker.region(hold, offset);
+                self.copies.push(GrantCopy::from_grant(from, to));
+            }
+            offset += count;
+        }
+        *at += usize::from(len);
     }
 
     /// Has the packet's pages mapped by the next [`run_maps`](Self::run_maps). `false`,
     /// with nothing begun, where there are not enough frames for them, or their lender
     /// has its share of those.
     pub fn map(&mut self, packet: &Packet) -> bool {
-        if !self.tracker.can_map(packet.fragments.iter().map(Fragment::hold), &self.window) {
+        if !self.tracker.can_map(packet.holds(), &self.window) {
             return false;
         }
         // What fills its page and goes on in the next is one region to a device, if
@@ -159,7 +301,7 @@ impl Pools {
             usize::from(one.offset) + usize::from(one.len) == PAGE_SIZE && next.offset == 0
         };
         for run in packet.fragments.chunk_by(goes_on) {
-            self.tracker.map(run.iter().map(Fragment::hold), &mut self.window);
+            self.tracker.map(run.iter().filter_map(Fragment::hold), &mut self.window);
         }
         true
     }
@@ -197,16 +339,20 @@ impl Pools {
             let region = DmaRegion { address: region.dma_address(), len: region.len().into() };
             regions.push(region).ok()?;
         }
-        for Fragment { hold, offset, len } in &packet.fragments {
-            let address = self.tracker.dma_address(hold, *offset)?;
+        for fragment in &packet.fragments {
+            let len = fragment.len;
+            let address = match &fragment.bytes {
+                Bytes::Lent(hold) => self.tracker.dma_address(hold, fragment.offset)?,
+                Bytes::Own(_) => fragment.region(&self.buffers)?.dma_address(),
+            };
             match regions.last_mut() {
                 Some(last)
                     if last.address + u64::from(last.len) == address
                         || defect::is(Defect::JoinsRegionsAcrossGaps) =>
                 {
-                    last.len += u32::from(*len);
+                    last.len += u32::from(len);
                 }
-                _ => regions.push(DmaRegion { address, len: (*len).into() }).ok()?,
+                _ => regions.push(DmaRegion { address, len: len.into() }).ok()?,
             }
         }
         Some(regions)
@@ -238,30 +384,63 @@ pub struct Private {
     pub packet: Box<Packet>,
     /// How many bytes are copied from lent pages.
     pub copied: usize,
-    copies: core::ops::Range<usize>,
+    copies: Range<usize>,
 }
 
 impl Private {
     /// Whether every copy succeeded.
     pub fn succeeded(&self, copies: &CopyBatch) -> bool {
-        self.failures(copies).next().is_none()
+        self.copies.clone().all(|place| copies.status(place).is_ok())
     }
 
-    /// Which of the original's fragments could not be copied, by their place.
-    pub fn failures<'a>(&self, copies: &'a CopyBatch) -> impl Iterator<Item = usize> + use<'a> {
-        let places = self.copies.clone().enumerate();
-        places.filter(|(_, place)| copies.status(*place).is_err()).map(|(fragment, _)| fragment)
+    /// The pages of the original that could not be copied, some maybe told twice.
+    pub fn failures<'a>(
+        &self,
+        original: &'a Packet,
+        copies: &'a CopyBatch,
+    ) -> impl Iterator<Item = &'a Hold> + use<'a> {
+        let mut at = original.linear.as_ref().map_or(0, |linear| usize::from(linear.len));
+        // As the copies were made.
+        let held = original.fragments.iter().flat_map(move |fragment| {
+            let range = at..at + usize::from(fragment.len);
+            at = range.end;
+            cells(range).filter_map(|_| fragment.hold())
+        });
+        held.zip(self.copies.clone())
+            .filter(|(_, place)| copies.status(*place).is_err())
+            .map(|(hold, _)| hold)
     }
+}
+
+/// In which buffers of a private copy a range of its bytes is, and where in them.
+fn cells(bytes: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let Range { mut start, end } = bytes;
+    iter::from_fn(move || {
+        let (cell, offset, room) = match start.checked_sub(FIRST) {
+            None => (0, start + usize::from(HEADROOM), FIRST - start),
+            Some(behind) => {
+                let offset = behind % Size::Large.bytes();
+                (1 + behind / Size::Large.bytes(), offset, Size::Large.bytes() - offset)
+            }
+        };
+        let len = room.min(end - start);
+        start += len;
+        (len > 0).then_some((cell, offset..offset + len))
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use core::ptr;
+
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
     use xen::grant::GrantRef;
     use xen::{DomainId, Instant};
 
     use super::*;
     use crate::memory::testing::{self, Guests};
-    use crate::packet::{Checksum, Meta};
+    use crate::packet::{Checksum, Gso, Version};
     use crate::pages::{Claim, ShardId};
 
     const GUEST: DomainId = DomainId(2);
@@ -276,7 +455,12 @@ mod tests {
         /// Pools of 4 packets, 16 small and 4 large buffers, and 2 copies more than a
         /// packet can need.
         fn new() -> Self {
-            let mut pools = testing::pools(4, 1, 2, MAX_FRAGMENTS + 2);
+            Self::with(4, 2)
+        }
+
+        /// The same with so many packets, and pages of large buffers.
+        fn with(packets: usize, large: usize) -> Self {
+            let mut pools = testing::pools(packets, 1, large, MAX_PRIVATE_COPIES + 2);
             let shard = pools.tracker.open(GUEST, 64).unwrap();
             Self { guests: Guests::default(), pools, shard }
         }
@@ -293,11 +477,23 @@ mod tests {
                 self.guests.grant(GUEST, reference, bytes);
                 let claim = Claim { reference, id: number as u16, extras: 0, since: Instant(0) };
                 let hold = self.pools.tracker.claim(self.shard, claim).unwrap();
-                let fragment = Fragment { hold, offset: 1, len: bytes.len() as u16 - 1 };
+                let fragment = Fragment::lent(hold, 1, bytes.len() as u16 - 1);
                 packet.fragments.push(fragment).unwrap();
             }
-            packet.meta = Meta { checksum: Checksum::Partial };
+            packet.meta = Meta { checksum: Checksum::Partial, gso: None };
             packet
+        }
+
+        /// All bytes of a packet, lent ones as they are granted.
+        fn bytes(&self, packet: &Packet) -> Vec<u8> {
+            let rest = packet.fragments.iter().flat_map(|fragment| match fragment.hold() {
+                None => fragment.bytes(&self.pools.buffers).to_vec(),
+                Some(hold) => {
+                    let region = self.pools.tracker.region(hold, fragment.offset);
+                    self.guests.read(region, fragment.len.into()).unwrap()
+                }
+            });
+            packet.headers(&self.pools.buffers).iter().copied().chain(rest).collect()
         }
 
         fn end(mut self) {
@@ -345,7 +541,7 @@ mod tests {
     fn a_clone_that_cannot_be_whole_is_not_made() {
         let mut world = World::new();
         let packet = world.packet(b"ab", &[b"-cd", b"-ef"]);
-        let held = &packet.fragments[1].hold;
+        let held = packet.fragments[1].hold().unwrap();
         let holds: Vec<_> = core::iter::from_fn(|| world.pools.tracker.share(held)).collect();
         assert!(world.pools.share(&packet).is_none(), "too many holders");
         assert_eq!(world.pools.idle(), 3);
@@ -382,9 +578,14 @@ mod tests {
         world.guests.revoke(GUEST, GrantRef(2));
         let copies = [&first, &second].map(|packet| world.pools.privatise(packet).unwrap());
         world.pools.run_copies(&world.guests);
-        let failures = |at: usize| copies[at].failures(&world.pools.copies).collect::<Vec<_>>();
-        assert_eq!(failures(0), []);
-        assert_eq!(failures(1), [2]);
+        let failures = |copy: usize, original: &Packet| {
+            let failed: Vec<_> = copies[copy].failures(original, &world.pools.copies).collect();
+            let holds = original.holds().enumerate();
+            let failed = holds.filter(|(_, hold)| failed.iter().any(|one| ptr::eq(*one, *hold)));
+            failed.map(|(place, _)| place).collect::<Vec<_>>()
+        };
+        assert_eq!(failures(0, &first), []);
+        assert_eq!(failures(1, &second), [2]);
         let succeeded = copies.each_ref().map(|copy| copy.succeeded(&world.pools.copies));
         assert_eq!(succeeded, [true, false]);
         let packets = copies.map(|copy| copy.packet).into_iter().chain([first, second]);
@@ -395,24 +596,21 @@ mod tests {
     #[test]
     fn a_private_copy_that_cannot_be_whole_is_not_started() {
         let mut world = World::new();
-        let room = Size::Large.bytes() - usize::from(HEADROOM);
-        let payload = vec![0; room - 1];
-        let longest = world.packet(b"ab", &[&payload]);
-        assert_eq!(longest.len(), room);
+        let payload = vec![7; 4000];
+        let longest = world.packet(b"ab", &[&payload, &payload[..FIRST - 2]]);
         let private = world.pools.privatise(&longest).unwrap();
+        assert_eq!(world.pools.buffers.free(Size::Large), 1, "as few buffers as hold it");
+        assert!(world.pools.privatise(&longest).is_none(), "not enough buffers");
+        assert_eq!(world.pools.buffers.free(Size::Large), 1, "what there was is back");
         world.pools.copies.clear();
         world.pools.give(private.packet);
         world.pools.give(longest);
-        let payload = vec![0; room];
-        let packet = world.packet(b"ab", &[&payload]);
-        assert!(world.pools.privatise(&packet).is_none(), "a byte too long");
-        world.pools.give(packet);
 
-        let packet = world.packet(b"ab", &[&b"-c"[..]; MAX_FRAGMENTS]);
+        let packet = world.packet(b"ab", &[&b"-c"[..]; 3]);
         let private = world.pools.privatise(&packet).unwrap();
-        assert_eq!(world.pools.copies.room(), 2);
+        assert_eq!(world.pools.copies.room(), MAX_PRIVATE_COPIES - 1);
         assert!(world.pools.privatise(&packet).is_none(), "no room in the batch");
-        assert_eq!(world.pools.copies.room(), 2);
+        assert_eq!(world.pools.copies.room(), MAX_PRIVATE_COPIES - 1);
         world.pools.copies.clear();
         world.pools.give(private.packet);
 
@@ -420,6 +618,121 @@ mod tests {
             core::iter::from_fn(|| world.pools.buffers.take(Size::Large)).collect();
         assert!(world.pools.privatise(&packet).is_none(), "no buffer left");
         buffers.into_iter().for_each(|buffer| world.pools.buffers.give(buffer));
+        world.pools.give(packet);
+        world.end();
+    }
+
+    #[test]
+    fn a_copy_of_several_buffers_tells_whose_page_failed() {
+        let mut world = World::new();
+        let pages = [vec![1; 1001], vec![2; 4001], vec![3; 100]];
+        let packet = world.packet(b"ab", &pages.each_ref().map(Vec::as_slice));
+        world.guests.revoke(GUEST, GrantRef(2));
+        let private = world.pools.privatise(&packet).unwrap();
+        // The second page lies in three buffers.
+        assert_eq!(world.pools.copies.len(), 5);
+        world.pools.run_copies(&world.guests);
+        let last = packet.holds().last().unwrap();
+        let failures: Vec<_> = private.failures(&packet, &world.pools.copies).collect();
+        assert!(matches!(&failures[..], [one] if ptr::eq(*one, last)));
+        [private.packet, packet].into_iter().for_each(|packet| world.pools.give(packet));
+        world.end();
+    }
+
+    proptest! {
+        /// Whatever a packet is made of: its private copy is the same bytes, in buffers
+        /// that nobody else has, and so is a copy of that.
+        #[test]
+        fn private_copies_are_the_same_bytes(
+            headers in 1..192usize,
+            lens in prop::collection::vec(1..4095usize, 0..MAX_LENT_FRAGMENTS),
+        ) {
+            let mut world = World::with(4, 40);
+            let headers: Vec<_> = (0..headers).map(|at| at as u8).collect();
+            let pages: Vec<Vec<u8>> = lens
+                .iter()
+                .enumerate()
+                .map(|(page, len)| (0..=*len).map(|at| (at * 7 + page * 31) as u8).collect())
+                .collect();
+            let pages: Vec<_> = pages.iter().map(Vec::as_slice).collect();
+            let packet = world.packet(&headers, &pages);
+            let expected = world.bytes(&packet);
+            prop_assert_eq!(expected.len(), packet.len());
+            if let Some(first) = world.pools.privatise(&packet) {
+                world.pools.run_copies(&world.guests);
+                prop_assert!(first.succeeded(&world.pools.copies));
+                world.pools.copies.clear();
+                world.pools.give(packet);
+                prop_assert!(first.packet.is_private());
+                prop_assert_eq!(world.bytes(&first.packet), &expected[..]);
+                if let Some(second) = world.pools.privatise(&first.packet) {
+                    prop_assert!(world.pools.copies.is_empty(), "nothing is lent");
+                    world.pools.give(first.packet);
+                    prop_assert_eq!(world.bytes(&second.packet), expected);
+                    world.pools.give(second.packet);
+                } else {
+                    world.pools.give(first.packet);
+                }
+            } else {
+                prop_assert!(expected.len() > 80 * Size::Large.bytes());
+                world.pools.give(packet);
+            }
+        }
+    }
+
+    #[test]
+    fn segments_share_the_payload() {
+        let mut world = World::with(8, 2);
+        let builder =
+            PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 9);
+        let builder = builder.tcp(1, 2, 1000, 100).psh();
+        let payload: Vec<u8> = (0..2500).map(|at| (at * 7) as u8).collect();
+        let mut frame = Vec::new();
+        builder.write(&mut frame, &payload).unwrap();
+        // Some of the payload lies behind the headers, the rest in two pages.
+        let page = |range: Range<usize>| [&[0], &frame[range]].concat();
+        let pages = [page(100..1500), page(1500..frame.len())];
+        let mut packet = world.packet(&frame[..100], &pages.each_ref().map(Vec::as_slice));
+        let gso = Gso::check(&frame[..100], frame.len(), Version::V4, 1000).unwrap().unwrap();
+        packet.meta.gso = Some(gso);
+        let segments = Segments::new(gso, &frame[..100], frame.len()).unwrap();
+        let cut: Vec<_> = (0..segments.count())
+            .map(|number| world.pools.segment(&packet, &segments, number).unwrap())
+            .collect();
+        world.pools.give(packet);
+        assert_eq!(cut.iter().map(|one| one.len()).collect::<Vec<_>>(), [1054, 1054, 554]);
+        assert_eq!(cut.iter().map(|one| one.holds().count()).collect::<Vec<_>>(), [1, 2, 1]);
+        let together: Vec<_> = cut.iter().flat_map(|one| world.bytes(one)[54..].to_vec()).collect();
+        assert_eq!(together, payload);
+        assert!(cut.iter().all(|one| one.meta.gso.is_none()));
+        assert!(cut.iter().all(|one| one.meta.checksum == Checksum::Partial));
+        cut.into_iter().for_each(|one| world.pools.give(one));
+        while world.pools.tracker.next_response(world.shard).is_some() {}
+        assert_eq!(world.pools.tracker.counters().outstanding(), 0);
+        assert_eq!((world.pools.idle(), world.pools.buffers.free(Size::Small)), (8, 16));
+    }
+
+    #[test]
+    fn a_segment_that_cannot_be_whole_is_not_made() {
+        let mut world = World::new();
+        let builder =
+            PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 9);
+        let mut frame = Vec::new();
+        builder.tcp(1, 2, 1000, 100).write(&mut frame, &[1; 100]).unwrap();
+        let packet = world.packet(&frame[..60], &[&frame[59..]]);
+        let gso = Gso::check(&frame[..60], frame.len(), Version::V4, 60).unwrap().unwrap();
+        let segments = Segments::new(gso, &frame[..60], frame.len()).unwrap();
+        let held = packet.fragments[0].hold().unwrap();
+        let holds: Vec<_> = core::iter::from_fn(|| world.pools.tracker.share(held)).collect();
+        assert!(world.pools.segment(&packet, &segments, 1).is_none(), "too many holders");
+        holds.into_iter().for_each(|hold| world.pools.tracker.release(hold));
+        let buffers: Vec<_> =
+            core::iter::from_fn(|| world.pools.buffers.take(Size::Small)).collect();
+        assert!(world.pools.segment(&packet, &segments, 0).is_none(), "no buffer left");
+        buffers.into_iter().for_each(|buffer| world.pools.buffers.give(buffer));
+        let packets: Vec<_> = core::iter::from_fn(|| world.pools.take()).collect();
+        assert!(world.pools.segment(&packet, &segments, 0).is_none(), "no packet left");
+        packets.into_iter().for_each(|packet| world.pools.give(packet));
         world.pools.give(packet);
         world.end();
     }

@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use kernel::packet::MacAddress;
+use kernel::switch::PartialChecksums;
 use xen::event::RemotePort;
 use xen::grant::GrantRef;
 use xen::store;
@@ -71,6 +72,10 @@ pub struct Frontend {
     pub ipv4_checksum: bool,
     /// The same for IPv6.
     pub ipv6_checksum: bool,
+    /// It takes TCP segments over IPv4 that are still to be cut.
+    pub gso_v4: bool,
+    /// The same for IPv6.
+    pub gso_v6: bool,
 }
 
 /// Why a directory's keys make no vif.
@@ -123,6 +128,8 @@ pub(super) const FEATURES: &[(&str, &str)] = &[
     ("feature-sg", "1"),
     ("feature-rx-copy", "1"),
     ("feature-rx-flip", "0"),
+    ("feature-gso-tcpv4", "1"),
+    ("feature-gso-tcpv6", "1"),
     ("feature-ipv6-csum-offload", "1"),
     ("carrier", "1"),
 ];
@@ -136,6 +143,8 @@ pub(super) const FRONTEND_KEYS: &[&str] = &[
     "multi-queue-num-queues",
     "feature-rx-notify",
     "feature-sg",
+    "feature-gso-tcpv4",
+    "feature-gso-tcpv6",
     "feature-no-csum-offload",
     "feature-ipv6-csum-offload",
 ];
@@ -237,6 +246,15 @@ impl VifConfig {
 }
 
 impl Frontend {
+    /// Over which versions of IP it takes segments that are still to be cut. They come in
+    /// many pages and without a checksum: it has to take those as well.
+    pub const fn segmentation(&self) -> PartialChecksums {
+        PartialChecksums {
+            v4: self.gso_v4 && self.scatter_gather && self.ipv4_checksum,
+            v6: self.gso_v6 && self.scatter_gather && self.ipv6_checksum,
+        }
+    }
+
     pub(super) fn parse(keys: &Keys<'_>) -> Result<Self, KeyError> {
         // Flipping pages went out of use; a frontend that does not ask for copies
         // would wait for ever (K-4).
@@ -260,6 +278,8 @@ impl Frontend {
             scatter_gather: keys.switch("feature-sg", false)?,
             ipv4_checksum: !keys.switch("feature-no-csum-offload", false)?,
             ipv6_checksum: keys.switch("feature-ipv6-csum-offload", false)?,
+            gso_v4: keys.switch("feature-gso-tcpv4", false)?,
+            gso_v6: keys.switch("feature-gso-tcpv6", false)?,
         })
     }
 }
@@ -442,6 +462,8 @@ mod tests {
             scatter_gather: false,
             ipv4_checksum: true,
             ipv6_checksum: false,
+            gso_v4: false,
+            gso_v6: false,
         };
         assert_eq!(frontend_with("multi-queue-num-queues", "1"), Ok(plain));
         assert_eq!(frontend_with("feature-sg", "0"), Ok(plain));
@@ -450,7 +472,30 @@ mod tests {
         assert!(with("feature-sg", "7").scatter_gather);
         assert!(!with("feature-no-csum-offload", "1").ipv4_checksum);
         assert!(with("feature-ipv6-csum-offload", "1").ipv6_checksum);
+        assert!(with("feature-gso-tcpv4", "1").gso_v4 && with("feature-gso-tcpv6", "1").gso_v6);
         assert_eq!(with("tx-ring-ref", "4294967295").tx_ring, GrantRef(u32::MAX));
+    }
+
+    /// Segments still to be cut come in many pages and without a checksum (P-21).
+    #[test]
+    fn segmentation_takes_pages_and_blank_checksums() {
+        let all = Frontend {
+            scatter_gather: true,
+            ipv6_checksum: true,
+            gso_v4: true,
+            gso_v6: true,
+            ..frontend_with("feature-sg", "1").unwrap()
+        };
+        let taken = |frontend: Frontend| {
+            let PartialChecksums { v4, v6 } = frontend.segmentation();
+            [v4, v6]
+        };
+        assert_eq!(taken(all), [true, true]);
+        assert_eq!(taken(Frontend { scatter_gather: false, ..all }), [false, false]);
+        assert_eq!(taken(Frontend { ipv4_checksum: false, ..all }), [false, true]);
+        assert_eq!(taken(Frontend { ipv6_checksum: false, ..all }), [true, false]);
+        assert_eq!(taken(Frontend { gso_v4: false, ..all }), [false, true]);
+        assert_eq!(taken(Frontend { gso_v6: false, ..all }), [true, false]);
     }
 
     /// F-8, F-9: every key, every kind of garbage.

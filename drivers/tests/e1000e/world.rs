@@ -307,7 +307,7 @@ impl Lent {
         self.grants[id] = Some(reference);
         let claim = Claim { reference, id: id as u16, extras: 0, since: Instant(0) };
         let hold = pools.tracker.claim(self.shard, claim).unwrap();
-        Fragment { hold, offset: offset as u16, len: bytes.len() as u16 }
+        Fragment::lent(hold, offset as u16, bytes.len() as u16)
     }
 
     /// Takes the pages that came home: each once, and nobody looks at it any more.

@@ -4,6 +4,8 @@
 //! words read with their bytes swapped is the swapped sum, so what is written back
 //! the same way is right on the wire.
 
+use core::iter;
+
 use super::headers::{HeaderError, Protocol, Transport};
 
 /// Finishes the partial checksum of a whole frame in our memory
@@ -15,18 +17,55 @@ use super::headers::{HeaderError, Protocol, Transport};
 /// Where the frame holds no whole TCP segment or UDP datagram; it is left as it
 /// was.
 pub fn finish(frame: &mut [u8]) -> Result<(), HeaderError> {
-    let transport = find(frame, frame.len())?;
-    // Parsed against the frame's own length: every range below is inside.
-    let field = transport.checksum()..transport.checksum() + 2;
-    frame[field.clone()].fill(0);
-    let total = pseudo_header(&transport, frame);
-    let checksum = match (!fold(sum(total, &frame[transport.range])), transport.protocol) {
+    let (field, checksum) = make(frame, iter::empty(), frame.len())?;
+    // Parsed against the frame's own length, so the field is inside.
+    frame[field..field + 2].copy_from_slice(&checksum);
+    Ok(())
+}
+
+/// Makes the checksum of a frame of `len` bytes, `headers` and then what is in `rest`:
+/// where the field is, among the headers, and what belongs there. What is there counts
+/// for nothing.
+///
+/// # Errors
+/// Where the frame holds no whole TCP segment or UDP datagram.
+pub fn make<'a>(
+    headers: &'a [u8],
+    rest: impl Iterator<Item = &'a [u8]>,
+    len: usize,
+) -> Result<(usize, [u8; 2]), HeaderError> {
+    let transport = find(headers, len)?;
+    let field = transport.checksum();
+    let there = u16::from_ne_bytes([headers[field], headers[field + 1]]);
+    // One's complement: what is added with its bits turned over is taken away.
+    let start = add(pseudo_header(&transport, headers), u64::from(!there));
+    let (mut total, mut at) = (start, 0);
+    for piece in iter::once(headers).chain(rest) {
+        let (begin, end) =
+            (transport.range.start.max(at), transport.range.end.min(at + piece.len()));
+        if begin < end {
+            let part = fold(sum(0, &piece[begin - at..end - at]));
+            let odd = (begin - transport.range.start) % 2 == 1;
+            total = add(total, u64::from(if odd { part.swap_bytes() } else { part }));
+        }
+        at += piece.len();
+    }
+    let checksum = match (!fold(total), transport.protocol) {
         // A zero would say that there is no checksum (RFC 768).
         (0, Protocol::Udp) => u16::MAX,
         (checksum, _) => checksum,
     };
-    frame[field].copy_from_slice(&checksum.to_ne_bytes());
-    Ok(())
+    Ok((field, checksum.to_ne_bytes()))
+}
+
+/// The Internet checksum of `bytes`.
+pub(super) fn of(bytes: &[u8]) -> [u8; 2] {
+    (!fold(sum(0, bytes))).to_ne_bytes()
+}
+
+/// The pseudo-header's sum for a transport header and payload of `len` bytes.
+pub(super) fn seed(transport: &Transport, headers: &[u8], len: usize) -> [u8; 2] {
+    fold(pseudo_header_of(transport, headers, len)).to_ne_bytes()
 }
 
 /// How a device makes a partial checksum: it adds up what lies from `start` to the
@@ -68,7 +107,12 @@ fn find(headers: &[u8], len: usize) -> Result<Transport, HeaderError> {
 
 /// The pseudo-header's sum, from the headers it was parsed from.
 fn pseudo_header(transport: &Transport, headers: &[u8]) -> u64 {
-    let len = transport.range.len() as u16;
+    pseudo_header_of(transport, headers, transport.range.len())
+}
+
+/// The same for another length of transport header and payload.
+fn pseudo_header_of(transport: &Transport, headers: &[u8], len: usize) -> u64 {
+    let len = len as u16;
     let protocol = u16::from(transport.protocol.number());
     let rest = u64::from(len.to_be()) + u64::from(protocol.to_be());
     sum(rest, &headers[transport.ip.addresses()])

@@ -1,6 +1,7 @@
 //! A packet on its way through the domain.
 
 pub mod checksum;
+mod gso;
 mod headers;
 mod mac;
 
@@ -11,14 +12,17 @@ use xen::LocalRegion;
 use crate::memory::{Buffer, Buffers};
 use crate::pages::{Hold, ShardId};
 
+pub use gso::{Gso, GsoError, Segments};
 pub use headers::{
     Addresses, ETHERNET_HEADER, Ethernet, HeaderError, Ip, Protocol, Transport, VLAN_TAG, Version,
 };
 pub use mac::{MacAddress, MalformedMac};
 
-/// The most fragments a packet has: one per slot of a request, the first and 18
-/// more (P-9).
-pub const MAX_FRAGMENTS: usize = 19;
+/// The most fragments of lent pages that a packet has: one per slot of a request, the
+/// first and 18 more (P-9).
+pub const MAX_LENT_FRAGMENTS: usize = 19;
+/// The most fragments of any kind: the longest packet (P-8) in buffers of ours.
+pub const MAX_FRAGMENTS: usize = 32;
 
 /// What is known of a packet's transport checksum (P-14).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -36,8 +40,11 @@ pub enum Checksum {
 /// What is known of a packet beside its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Meta {
-    /// The state of the transport checksum.
+    /// The state of the transport checksum; [`Checksum::Partial`] where segmentation is
+    /// left to be done.
     pub checksum: Checksum,
+    /// The segmentation that is left to be done.
+    pub gso: Option<Gso>,
 }
 
 /// Bytes of our own memory.
@@ -65,26 +72,69 @@ impl Linear {
     }
 }
 
-/// Bytes of a page that a guest lends. Never written by us (O-5).
+/// Where a fragment's bytes are.
+#[derive(Debug)]
+pub enum Bytes {
+    /// In a page that a guest lends, by our part in holding it. Never written by us (O-5).
+    Lent(Hold),
+    /// In a buffer of ours.
+    Own(Buffer),
+}
+
+/// A piece of a packet's payload.
 #[derive(Debug)]
 pub struct Fragment {
-    /// Our part in holding the page.
-    pub hold: Hold,
-    /// Where in the page they begin.
+    /// Where its bytes are.
+    pub bytes: Bytes,
+    /// Where in the page, or in the buffer, they begin.
     pub offset: u16,
-    /// How many; they do not leave the page.
+    /// How many; they do not leave it.
     pub len: u16,
 }
 
 impl Fragment {
-    /// Our part in holding the page.
-    pub const fn hold(&self) -> &Hold {
-        &self.hold
+    /// Bytes of a lent page.
+    pub const fn lent(hold: Hold, offset: u16, len: u16) -> Self {
+        Self { bytes: Bytes::Lent(hold), offset, len }
+    }
+
+    /// Bytes of a buffer of ours.
+    pub const fn own(buffer: Buffer, offset: u16, len: u16) -> Self {
+        Self { bytes: Bytes::Own(buffer), offset, len }
+    }
+
+    /// Our part in holding the page, where it is a lent one.
+    pub const fn hold(&self) -> Option<&Hold> {
+        match &self.bytes {
+            Bytes::Lent(hold) => Some(hold),
+            Bytes::Own(_) => None,
+        }
+    }
+
+    /// The buffer, where it is one of ours.
+    pub const fn buffer(&self) -> Option<&Buffer> {
+        match &self.bytes {
+            Bytes::Lent(_) => None,
+            Bytes::Own(buffer) => Some(buffer),
+        }
+    }
+
+    /// The bytes, where they are ours.
+    pub fn bytes<'a>(&self, buffers: &'a Buffers) -> &'a [u8] {
+        let start = usize::from(self.offset);
+        let cell = self.buffer().map_or(&[][..], |buffer| buffers.bytes(buffer));
+        cell.get(start..start + usize::from(self.len)).unwrap_or(&[])
+    }
+
+    /// Where the bytes lie in RAM, where that is ours.
+    pub fn region(&self, buffers: &Buffers) -> Option<LocalRegion> {
+        let start = usize::from(self.offset);
+        buffers.region(self.buffer()?, start..start + usize::from(self.len))
     }
 }
 
 /// A packet: headers in our memory (validated there and sent from there, O-6),
-/// then what of the payload stayed in lent pages.
+/// then the rest of the payload: what stayed in lent pages, or in more memory of ours.
 ///
 /// Packets come from and return to [`Pools`](crate::Pools); they are not cloned
 /// but shared there, hold by hold.
@@ -106,12 +156,25 @@ impl Packet {
 
     /// The whole packet's length in bytes.
     pub fn len(&self) -> usize {
-        self.linear.as_ref().map_or(0, |linear| usize::from(linear.len)) + self.lent()
+        let rest = self.fragments.iter().map(|fragment| usize::from(fragment.len));
+        self.linear.as_ref().map_or(0, |linear| usize::from(linear.len)) + rest.sum::<usize>()
     }
 
     /// How many bytes of it are in lent pages.
     pub fn lent(&self) -> usize {
-        self.fragments.iter().map(|fragment| usize::from(fragment.len)).sum()
+        let lent = self.fragments.iter().filter(|fragment| fragment.hold().is_some());
+        lent.map(|fragment| usize::from(fragment.len)).sum()
+    }
+
+    /// The lent pages that it borrows, one for each fragment in one.
+    pub fn holds(&self) -> impl Iterator<Item = &Hold> + Clone {
+        self.fragments.iter().filter_map(Fragment::hold)
+    }
+
+    /// The buffers of ours that it lies in.
+    pub fn buffers(&self) -> impl Iterator<Item = &Buffer> {
+        let headers = self.linear.iter().map(|linear| &linear.buffer);
+        headers.chain(self.fragments.iter().filter_map(Fragment::buffer))
     }
 
     /// Whether there is no byte in it.
@@ -122,12 +185,12 @@ impl Packet {
     /// Whether the packet lies whole in our memory, so that it can be kept for as
     /// long as one likes.
     pub fn is_private(&self) -> bool {
-        self.fragments.is_empty()
+        self.holds().next().is_none()
     }
 
     /// The queue whose pages it borrows, where it borrows any.
     pub fn lender(&self) -> Option<ShardId> {
-        self.fragments.first().map(|fragment| fragment.hold.lender())
+        self.holds().next().map(Hold::lender)
     }
 }
 

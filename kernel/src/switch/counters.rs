@@ -32,7 +32,7 @@ pub enum DropReason {
     QueueFull,
     /// No packet, buffer or page reference was left to share or copy it with.
     Exhausted,
-    /// It had to be copied and does not fit a buffer.
+    /// It had to be copied for the slow path and does not fit a buffer.
     TooLongToCopy,
     /// The lender's page could not be copied from.
     CopyFailed,

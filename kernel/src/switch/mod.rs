@@ -26,10 +26,9 @@ use xen::{Hypervisor, Instant};
 use crate::Pools;
 use crate::defect::{self, Defect};
 use crate::memory::Size;
-use crate::packet::{Addresses, Batch, ETHERNET_HEADER, Ethernet, Packet, VLAN_TAG};
+use crate::packet::{Addresses, Batch, ETHERNET_HEADER, Ethernet, Gso, Packet, Segments, VLAN_TAG};
 use bridge::{Bridge, Forged, Learning};
 use prepare::Underway;
-use queue::buffer_size;
 
 pub use bridge::{BridgeCounters, PinError, Seed};
 pub use counters::{Counters, DropReason, Traffic};
@@ -299,6 +298,11 @@ impl Switch {
     ) {
         let source = self.id(from);
         let Some(state) = self.state_mut(to) else { return pools.give(packet) };
+        if let Some(gso) = packet.meta.gso
+            && !state.config.segmentation.over(gso.version)
+        {
+            return self.enqueue_segments(to, from, gso, packet, pools, now);
+        }
         if let Err(reason) = state.admit(&packet, pools) {
             return state.counters.discard(reason, packet, pools);
         }
@@ -310,6 +314,27 @@ impl Switch {
         let deadline = now + wait;
         self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
         self.set_dirty(to);
+    }
+
+    /// Puts a packet's segments into the queue of a port that does not make them itself.
+    fn enqueue_segments(
+        &mut self,
+        to: u16,
+        from: u16,
+        gso: Gso,
+        packet: Box<Packet>,
+        pools: &mut Pools,
+        now: Instant,
+    ) {
+        let segments = Segments::new(gso, packet.headers(&pools.buffers), packet.len());
+        let count = segments.as_ref().map_or(0, Segments::count);
+        for number in 0..count {
+            match segments.as_ref().and_then(|all| pools.segment(&packet, all, number)) {
+                Some(segment) => self.enqueue(to, from, segment, pools, now),
+                None => self.count(to, DropReason::Exhausted),
+            }
+        }
+        pools.give(packet);
     }
 
     /// Does not forward a packet, which may still be worth a look.
@@ -328,6 +353,12 @@ impl Switch {
             state.counters.count(reason);
         }
         slow.punt(why, self.id(from), packet, pools);
+    }
+
+    fn count(&mut self, port: u16, reason: DropReason) {
+        if let Some(state) = self.state_mut(port) {
+            state.counters.count(reason);
+        }
     }
 
     fn discard(&mut self, port: u16, reason: DropReason, packet: Box<Packet>, pools: &mut Pools) {
@@ -369,17 +400,18 @@ impl PortState {
             return Err(DropReason::NoCarrier);
         }
         let len = packet.len();
+        let frame = packet.meta.gso.map_or(len, |gso| gso.longest());
         let longest = ETHERNET_HEADER + usize::from(self.config.mtu);
         // Tags are looked for only where they make a difference.
-        if len > longest {
+        if frame > longest {
             let ethernet = Ethernet::parse(packet.headers(&pools.buffers));
             let tags = ethernet.map_or(0, |ethernet| ethernet.payload - ETHERNET_HEADER);
-            if len > longest + tags.min(self.config.tags * VLAN_TAG) {
+            if frame > longest + tags.min(self.config.tags * VLAN_TAG) {
                 return Err(DropReason::TooLong);
             }
         }
         let fair = self.queue.len() <= pools.idle()
-            && buffer_size(packet).is_none_or(|size| self.may_hold(size, pools));
+            && packet.buffers().all(|buffer| self.may_hold(buffer.size(), pools));
         if fair && self.queue.has_room(len) { Ok(()) } else { Err(DropReason::QueueFull) }
     }
 

@@ -41,6 +41,10 @@ pub struct PortConfig {
     pub mtu: u16,
     /// How many VLAN tags may come on top; none is looked for behind two.
     pub tags: usize,
+    /// Over which version of IP it takes TCP segments that are still to be cut
+    /// ([`Gso`](crate::packet::Gso)), with their checksum still to be made. For others the
+    /// switch cuts them.
+    pub segmentation: PartialChecksums,
     /// How much may wait for it.
     pub queue: QueueLimits,
 }

@@ -17,9 +17,9 @@ use super::port::{Holding, PartialChecksums, Port, Ports};
 use super::{PortState, Switch};
 use crate::defect::{self, Defect};
 use crate::memory::{Buffers, Size};
-use crate::packet::{Checksum, Ethernet, Fragment, HeaderError, MAX_FRAGMENTS, Packet, checksum};
+use crate::packet::{Checksum, Ethernet, HeaderError, MAX_LENT_FRAGMENTS, Packet, checksum};
 use crate::pages::choice::{Reason, Way};
-use crate::{HEADROOM, Pools, Private};
+use crate::{MAX_PRIVATE_COPIES, Pools, Private};
 
 /// The most packets copied or mapped at once. Where there are more, it is done in
 /// several batches.
@@ -52,12 +52,12 @@ impl Underway {
 
     /// Whether one more packet can be copied, of as many pages as there may be.
     fn may_copy(&self, pools: &Pools) -> bool {
-        self.copies.len() < PACKETS && pools.copies.room() >= MAX_FRAGMENTS
+        self.copies.len() < PACKETS && pools.copies.room() >= MAX_PRIVATE_COPIES
     }
 
     /// Whether one more can be mapped.
     fn may_map(&self, pools: &Pools) -> bool {
-        self.maps.len() < PACKETS && pools.tracker.map_room() >= MAX_FRAGMENTS
+        self.maps.len() < PACKETS && pools.tracker.map_room() >= MAX_LENT_FRAGMENTS
     }
 }
 
@@ -102,8 +102,7 @@ impl Terms {
     fn way(&mut self, packet: &Packet, pools: &mut Pools, now: Instant) -> Way {
         let pages = packet.fragments.len();
         let Some(room) = self.room.checked_sub(1 + pages) else { return Way::Copy(Reason::Room) };
-        let lender = packet.fragments.first().map(Fragment::hold);
-        let refused = lender.and_then(|hold| pools.tracker.refused(hold));
+        let refused = packet.holds().next().and_then(|hold| pools.tracker.refused(hold));
         match pools.choice.way(packet.lent(), pages, refused, now) {
             Way::Map if pools.map(packet) => {
                 self.room = room;
@@ -307,9 +306,6 @@ impl PortState {
         pools: &mut Pools,
     ) -> Result<Step, DropReason> {
         let Some(packet) = self.queue.get(place) else { return Ok(Step::Nothing) };
-        if usize::from(HEADROOM) + packet.len() > Size::Large.bytes() {
-            return Err(DropReason::TooLongToCopy);
-        }
         if !self.may_hold(Size::Large, pools) {
             return Err(DropReason::QueueFull);
         }
@@ -321,13 +317,12 @@ impl PortState {
     /// failed.
     fn put_copy(&mut self, place: usize, private: Private, finish: bool, pools: &mut Pools) {
         let mut failure = None;
-        for fragment in private.failures(&pools.copies) {
-            failure = Some(DropReason::CopyFailed);
-            let original = self.queue.get(place).and_then(|packet| packet.fragments.get(fragment));
-            if let Some(fragment) = original {
+        if let Some(original) = self.queue.get(place) {
+            for hold in private.failures(original, &pools.copies) {
+                failure = Some(DropReason::CopyFailed);
                 // What is dropped for any other reason was accepted: its requests
                 // are answered as if it had been sent (NETBACK-SPEC P-15).
-                pools.tracker.set_status(&fragment.hold, Status::Error as i16);
+                pools.tracker.set_status(hold, Status::Error as i16);
             }
         }
         let mut copy = private.packet;
@@ -356,15 +351,18 @@ impl PortState {
 /// Makes a private packet's checksum where it lies; `None` if somebody else looks
 /// at the same bytes.
 fn finish_checksum(packet: &mut Packet, buffers: &mut Buffers) -> Option<Result<(), HeaderError>> {
+    let rest = packet.fragments.iter().map(|fragment| fragment.bytes(buffers));
+    let made = checksum::make(packet.headers(buffers), rest, packet.len());
+    let (field, checksum) = match made {
+        Ok(made) => made,
+        Err(error) => return Some(Err(error)),
+    };
     let linear = packet.linear.as_mut()?;
-    let start = usize::from(linear.offset);
+    let field = usize::from(linear.offset) + field;
     let cell = buffers.bytes_mut(&mut linear.buffer)?;
-    let frame = cell.get_mut(start..start + usize::from(linear.len))?;
-    let finished = checksum::finish(frame);
-    if finished.is_ok() {
-        packet.meta.checksum = Checksum::Validated;
-    }
-    Some(finished)
+    cell.get_mut(field..field + 2)?.copy_from_slice(&checksum);
+    packet.meta.checksum = Checksum::Validated;
+    Some(Ok(()))
 }
 
 /// Sees that a device can make a packet's checksum: that it can be told where, and that

@@ -46,7 +46,7 @@ pub struct PortQueue {
     private: usize,
     /// By source, how many lent pages are in the queue.
     lent: Box<[u16]>,
-    /// By size, in how many buffers its packets lie.
+    /// By size, in how many buffers its packets lie, each counted by every packet.
     buffers: [usize; 2],
 }
 
@@ -202,7 +202,7 @@ impl PortQueue {
     pub(super) fn lend(&mut self, index: usize) -> bool {
         let Some(waiting) = self.waiting.get_mut(index) else { return false };
         let Some(lent) = self.lent.get_mut(usize::from(waiting.source.index)) else { return true };
-        let pages = waiting.packet.as_ref().map_or(0, |packet| packet.fragments.len() as u16);
+        let pages = waiting.packet.as_ref().map_or(0, |packet| packet.holds().count() as u16);
         if *lent + pages > MAX_LENT && !defect::is(Defect::LendsWithoutLimit) {
             return false;
         }
@@ -217,8 +217,8 @@ impl PortQueue {
         let waiting = self.waiting.get_mut(index)?;
         let packet = waiting.packet.take()?;
         self.bytes -= packet.len();
-        if let Some(size) = buffer_size(&packet) {
-            self.buffers[size as usize] -= 1;
+        for buffer in packet.buffers() {
+            self.buffers[buffer.size() as usize] -= 1;
         }
         self.holes += 1;
         if let Some(lent) = self.lent.get_mut(usize::from(waiting.source.index)) {
@@ -269,13 +269,8 @@ impl PortQueue {
 
     fn count(&mut self, packet: &Packet) {
         self.bytes += packet.len();
-        if let Some(size) = buffer_size(packet) {
-            self.buffers[size as usize] += 1;
+        for buffer in packet.buffers() {
+            self.buffers[buffer.size() as usize] += 1;
         }
     }
-}
-
-/// The size of the buffer that a packet's first bytes lie in.
-pub(super) fn buffer_size(packet: &Packet) -> Option<Size> {
-    packet.linear.as_ref().map(|linear| linear.buffer.size())
 }

@@ -23,8 +23,8 @@ use super::counters::{Counters, DropReason};
 use super::port::PortId;
 use crate::defect::{self, Defect};
 use crate::memory::Size;
-use crate::packet::{MAX_FRAGMENTS, Packet};
-use crate::{HEADROOM, Pools, Private};
+use crate::packet::Packet;
+use crate::{HEADROOM, MAX_PRIVATE_COPIES, Pools, Private};
 
 /// Why a packet is on the slow path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -123,7 +123,7 @@ impl SlowPath {
         let len = packet.len();
         if !reason.wants_payload() {
             while let Some(fragment) = packet.fragments.pop() {
-                pools.tracker.release(fragment.hold);
+                pools.end(fragment);
             }
         }
         if !packet.is_private() && usize::from(HEADROOM) + len > Size::Large.bytes() {
@@ -135,7 +135,7 @@ impl SlowPath {
     /// Sees that nothing borrows a page any more: what came with some is copied.
     pub(super) fn settle<H: Hypervisor>(&mut self, hypervisor: &H, pools: &mut Pools) {
         while let Some(punted) = self.fresh.pop_front() {
-            if pools.copies.room() < MAX_FRAGMENTS {
+            if pools.copies.room() < MAX_PRIVATE_COPIES {
                 self.complete(hypervisor, pools);
             }
             let keeps = defect::is(Defect::LendsToTheSlowPath);
@@ -180,12 +180,10 @@ impl SlowPath {
 /// Puts a copy that was run in its original's place.
 fn put_copy(punted: &mut Punted, copy: Private, pools: &mut Pools) -> Result<(), DropReason> {
     let mut outcome = Ok(());
-    for fragment in copy.failures(&pools.copies) {
+    for hold in copy.failures(&punted.packet, &pools.copies) {
         outcome = Err(DropReason::CopyFailed);
-        if let Some(fragment) = punted.packet.fragments.get(fragment) {
-            // As for any copy: the request is answered for (NETBACK-SPEC P-15).
-            pools.tracker.set_status(&fragment.hold, Status::Error as i16);
-        }
+        // As for any copy: the request is answered for (NETBACK-SPEC P-15).
+        pools.tracker.set_status(hold, Status::Error as i16);
     }
     let unused = match outcome {
         Ok(()) => mem::replace(&mut punted.packet, copy.packet),

@@ -11,9 +11,10 @@ use xen::grant::GrantRef;
 
 use super::queue::MAX_LENT;
 use super::*;
+use crate::MAX_PRIVATE_COPIES;
 use crate::memory::Size;
 use crate::memory::testing::{Guests, pools};
-use crate::packet::{Checksum, Fragment, Linear, MAX_FRAGMENTS, MacAddress, checksum};
+use crate::packet::{Checksum, Fragment, Linear, MacAddress, checksum};
 use crate::pages::{Claim, ShardId};
 
 const PACKETS: usize = 400;
@@ -34,6 +35,7 @@ fn config(address: Option<[u8; 6]>) -> PortConfig {
         uplink: false,
         mtu: 1500,
         tags: 2,
+        segmentation: PartialChecksums::NONE,
         queue: QueueLimits { packets: 40, bytes: 40 * 1526, wait: WAIT },
     }
 }
@@ -64,9 +66,12 @@ impl Port for Far {
             && let Some(packet) = queue.pop()
         {
             self.budget -= 1;
-            let fragments = packet.fragments.iter().map(|fragment| {
-                let region = pools.tracker.region(&fragment.hold, fragment.offset);
-                self.guests.read(region, usize::from(fragment.len))
+            let fragments = packet.fragments.iter().map(|fragment| match fragment.hold() {
+                None => Some(fragment.bytes(&pools.buffers).to_vec()),
+                Some(hold) => {
+                    let region = pools.tracker.region(hold, fragment.offset);
+                    self.guests.read(region, usize::from(fragment.len))
+                }
             });
             // A port that copies from a page that is not granted any more fails.
             if let Some(payload) = fragments.collect::<Option<Vec<_>>>() {
@@ -99,13 +104,14 @@ fn check_queue(queue: &PortQueue) {
     let packets = || (0..queue.len()).map(|place| queue.get(place).expect("no holes"));
     assert_eq!(queue.bytes(), packets().map(Packet::len).sum::<usize>());
     for size in [Size::Small, Size::Large] {
-        let held = packets().filter(|packet| buffer_size(packet) == Some(size)).count();
+        let buffers = packets().flat_map(Packet::buffers);
+        let held = buffers.filter(|buffer| buffer.size() == size).count();
         assert_eq!(queue.buffers(size), held, "{size:?} buffers");
     }
     let mut lent = BTreeMap::<_, u16>::new();
     for packet in packets() {
-        for fragment in &packet.fragments {
-            *lent.entry(format!("{:?}", fragment.hold.lender())).or_default() += 1;
+        for hold in packet.holds() {
+            *lent.entry(format!("{:?}", hold.lender())).or_default() += 1;
         }
     }
     assert!(lent.values().all(|lent| *lent <= MAX_LENT), "{lent:?}");
@@ -133,7 +139,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        Self::with_pools(pools(PACKETS, 40, 100, 64))
+        Self::with_pools(pools(PACKETS, 40, 100, 96))
     }
 
     fn with_pools(mut pools: Pools) -> Self {
@@ -213,7 +219,7 @@ impl World {
             let id = reference.0 as u16;
             let claim = Claim { reference, id, extras: 0, since: Instant(0) };
             let hold = self.pools.tracker.claim(self.shards[guest], claim).unwrap();
-            let fragment = Fragment { hold, offset: 100, len: bytes.len() as u16 };
+            let fragment = Fragment::lent(hold, 100, bytes.len() as u16);
             packet.fragments.push(fragment).unwrap();
         }
         packet
@@ -549,18 +555,19 @@ fn a_page_that_cannot_be_copied_costs_its_packet_and_tells_its_lender() {
 }
 
 #[test]
-fn what_does_not_fit_a_buffer_or_finds_none_is_not_copied() {
+fn what_finds_no_buffer_is_not_copied() {
     let mut world = World::new();
     let [a] = world.joined();
     let b = world.join("xenbr0", PortConfig { mtu: 9000, ..config(Some(guest_mac(1))) });
     world.far(b).holding = Holding::Private;
-    for len in [1984, 1985] {
-        let packet = world.lent(0, &frame(guest_mac(1), guest_mac(0), len), 64, 500);
+    // In one buffer, and in two and more.
+    let frames = [1984, 1985, 9014].map(|len| frame(guest_mac(1), guest_mac(0), len));
+    for frame in &frames {
+        let packet = world.lent(0, frame, 64, 500);
         world.forward(a, packet);
         world.flush();
     }
-    assert_eq!(world.got(b).len(), 1);
-    assert_eq!(world.counters(b)[DropReason::TooLongToCopy], 1);
+    assert_eq!(world.got(b), frames);
     let packet = world.lent(0, &frame(guest_mac(1), guest_mac(0), 500), 64, 436);
     let buffers: Vec<_> = core::iter::from_fn(|| world.pools.buffers.take(Size::Large)).collect();
     world.forward(a, packet);
@@ -574,8 +581,8 @@ fn what_does_not_fit_a_buffer_or_finds_none_is_not_copied() {
 
 #[test]
 fn copies_beyond_a_batch_go_into_another() {
-    // Room for two copies more than a packet can need.
-    let mut world = World::with_pools(pools(PACKETS, 40, 100, MAX_FRAGMENTS + 2));
+    // A packet's copies leave less room than another can need.
+    let mut world = World::with_pools(pools(PACKETS, 40, 100, MAX_PRIVATE_COPIES + 8));
     let [a, b] = world.joined();
     world.far(b).holding = Holding::Private;
     let bytes: Vec<_> = (0..5).map(|n| frame(guest_mac(1), guest_mac(0), 964 + n)).collect();
@@ -978,17 +985,12 @@ fn a_port_is_asked_again_when_something_expired() {
 /// O-8: copy or drop. What cannot be copied does not keep its pages either.
 #[test]
 fn o8_what_cannot_be_copied_is_dropped_after_a_hundred_milliseconds() {
-    for reason in [
-        DropReason::TooLongToCopy,
-        DropReason::Exhausted,
-        DropReason::QueueFull,
-        DropReason::CopyFailed,
-    ] {
+    for reason in [DropReason::Exhausted, DropReason::QueueFull, DropReason::CopyFailed] {
         let mut world = World::new();
         let [a] = world.joined();
         let b = world.join("xenbr0", PortConfig { mtu: 9000, ..config(Some(guest_mac(1))) });
         world.far(b).budget = 0;
-        let lens = if reason == DropReason::TooLongToCopy { [300, 1985] } else { [300, 301] };
+        let lens = [300, 301];
         let first = world.next_grant;
         let bytes = lens.map(|len| {
             let bytes = frame(guest_mac(1), guest_mac(0), len);

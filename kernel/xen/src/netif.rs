@@ -166,6 +166,19 @@ impl RxResponse {
     }
 }
 
+impl From<ExtraInfo> for RxResponse {
+    /// Extra info in a receive ring's slot, which is as long.
+    fn from(extra: ExtraInfo) -> Self {
+        zerocopy::transmute!(extra)
+    }
+}
+
+impl From<RxResponse> for ExtraInfo {
+    fn from(response: RxResponse) -> Self {
+        zerocopy::transmute!(response)
+    }
+}
+
 /// Extra info beside a packet.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -181,6 +194,18 @@ impl ExtraInfo {
     /// Extra info.
     pub fn new(kind: u8, flags: ExtraFlags, data: [u8; 6]) -> Self {
         Self { kind, flags: flags.bits(), data }
+    }
+
+    /// Extra info of [`ExtraType::Gso`].
+    pub fn gso(kind: u8, size: u16, flags: ExtraFlags) -> Self {
+        let [low, high] = size.to_le_bytes();
+        Self::new(XEN_NETIF_EXTRA_TYPE_GSO as u8, flags, [low, high, kind, 0, 0, 0])
+    }
+
+    /// What it says if it is of [`ExtraType::Gso`].
+    pub fn segmentation(&self) -> Segmentation {
+        let [low, high, kind, ..] = self.data;
+        Segmentation { size: u16::from_le_bytes([low, high]), kind }
     }
 
     /// The flags that have a meaning.
@@ -217,6 +242,43 @@ pub enum ExtraType {
     Hash,
     /// Headroom for XDP.
     Xdp,
+}
+
+/// Segmentation left to be done, as extra info says it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Segmentation {
+    /// The most bytes of payload in a segment.
+    pub size: u16,
+    /// A [`GsoType`], if such a type exists.
+    pub kind: u8,
+}
+
+/// What is to be segmented.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GsoType {
+    /// TCP over IPv4.
+    TcpV4,
+    /// TCP over IPv6.
+    TcpV6,
+}
+
+impl GsoType {
+    /// The type of this number; `None` where there is no such type.
+    pub fn new(number: u8) -> Option<Self> {
+        match u32::from(number) {
+            XEN_NETIF_GSO_TYPE_TCPV4 => Some(Self::TcpV4),
+            XEN_NETIF_GSO_TYPE_TCPV6 => Some(Self::TcpV6),
+            _ => None,
+        }
+    }
+
+    /// The type's number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::TcpV4 => XEN_NETIF_GSO_TYPE_TCPV4 as u8,
+            Self::TcpV6 => XEN_NETIF_GSO_TYPE_TCPV6 as u8,
+        }
+    }
 }
 
 /// Pins entries to the layouts that were generated from Xen's header.

@@ -9,8 +9,10 @@ use xen::event::RemotePort;
 use xen::fake::{Grant, Guest, GuestFrame};
 use xen::fake_store::{Netfront, VifPaths, Xenstored};
 use xen::grant::GrantRef;
-use xen::netif::{ExtraInfo, RxFlags, RxRequest, RxResponse, Status, TxFlags, TxRequest};
-use xen::netif::{TxResponse, TxSlot};
+use xen::netif::{
+    ExtraFlags, ExtraInfo, ExtraType, GsoType, RxFlags, RxRequest, RxResponse, Segmentation,
+    Status, TxFlags, TxRequest, TxResponse, TxSlot,
+};
 use xen::ring::{FrontRing, RX_RING_SIZE, TX_RING_SIZE};
 use xen::{Instant, PAGE_SIZE};
 
@@ -36,6 +38,8 @@ pub struct Manners {
     pub ipv4_checksum: bool,
     /// The same for IPv6.
     pub ipv6_checksum: bool,
+    /// It takes TCP segments that are still to be cut, over IPv4 and over IPv6.
+    pub gso: [bool; 2],
     /// How many pages it offers to be filled.
     pub offers: u32,
     /// Whether it offers a new page for each one filled.
@@ -51,6 +55,7 @@ impl Default for Manners {
             rx_notify: true,
             ipv4_checksum: true,
             ipv6_checksum: true,
+            gso: [true; 2],
             offers: RX_RING_SIZE,
             refills: true,
             // So that every world sees them wrap.
@@ -115,6 +120,8 @@ pub struct Received {
     pub bytes: Vec<u8>,
     /// The first slot's flags, but for `MORE_DATA`.
     pub flags: RxFlags,
+    /// How it is still to be cut: the number of the kind, and how long the segments are.
+    pub gso: Option<Segmentation>,
     /// In how many slots.
     pub slots: usize,
     /// How many of them the backend failed to fill.
@@ -174,6 +181,11 @@ struct Lent {
 struct Assembly {
     bytes: Vec<u8>,
     flags: Option<RxFlags>,
+    gso: Option<Segmentation>,
+    /// The next slot has no bytes, but extra info.
+    extra: bool,
+    /// More bytes are to come.
+    more: bool,
     slots: usize,
     failed: usize,
 }
@@ -265,7 +277,8 @@ impl Front {
     }
 
     fn write_keys(&mut self) {
-        let Manners { scatter_gather, rx_notify, ipv4_checksum, ipv6_checksum, .. } = self.manners;
+        let Manners { scatter_gather, rx_notify, ipv4_checksum, ipv6_checksum, gso, .. } =
+            self.manners;
         let rings = &self.rings;
         let keys = [
             ("tx-ring-ref", rings.tx_page.1.0),
@@ -275,6 +288,8 @@ impl Front {
             ("feature-rx-notify", rx_notify.into()),
             ("feature-no-csum-offload", (!ipv4_checksum).into()),
             ("feature-ipv6-csum-offload", ipv6_checksum.into()),
+            ("feature-gso-tcpv4", gso[0].into()),
+            ("feature-gso-tcpv6", gso[1].into()),
         ];
         for (name, value) in keys {
             self.set_key(name, &value.to_string());
@@ -362,7 +377,8 @@ impl Front {
 
     /// What the store tells the backend of it.
     pub(crate) fn frontend(&self) -> Frontend {
-        let Manners { rx_notify, scatter_gather, ipv4_checksum, ipv6_checksum, .. } = self.manners;
+        let Manners { rx_notify, scatter_gather, ipv4_checksum, ipv6_checksum, gso, .. } =
+            self.manners;
         Frontend {
             tx_ring: self.rings.tx_page.1,
             rx_ring: self.rings.rx_page.1,
@@ -371,6 +387,8 @@ impl Front {
             scatter_gather,
             ipv4_checksum,
             ipv6_checksum,
+            gso_v4: gso[0],
+            gso_v6: gso[1],
         }
     }
 
@@ -467,15 +485,21 @@ impl Front {
     /// Checks what netfront relies on (P-17 to P-20).
     fn filled(&mut self, response: RxResponse, now: Instant) {
         let (id, lent) = self.offered.pop_front().expect("a response to a request");
+        self.assembly.slots += 1;
+        if std::mem::take(&mut self.assembly.extra) {
+            self.told(response.into());
+            self.take_back(lent);
+            return self.assembled(now);
+        }
         assert_eq!(response.id, id, "responses occupy their requests' slots (P-17)");
         let mut flags = response.flags();
         let more = flags.contains(RxFlags::MORE_DATA);
         flags.remove(RxFlags::MORE_DATA);
         let assembly = &mut self.assembly;
-        assembly.slots += 1;
+        assembly.more = more;
         if assembly.flags.is_none() {
-            let known = RxFlags::CSUM_BLANK | RxFlags::DATA_VALIDATED;
-            assert!(known.contains(flags), "no extra info: {flags:?}");
+            assembly.extra = flags.contains(RxFlags::EXTRA_INFO);
+            flags.remove(RxFlags::EXTRA_INFO);
             assembly.flags = Some(flags);
         } else {
             assert_eq!(flags, RxFlags::empty(), "only the first slot has flags");
@@ -497,14 +521,32 @@ impl Front {
                 assembly.failed += 1;
             }
         }
-        if !more {
-            let Assembly { bytes, flags, slots, failed } = std::mem::take(assembly);
-            assert!(slots <= MAX_RX_SLOTS, "{slots} slots (P-18)");
-            assert!(self.manners.scatter_gather || slots == 1, "no feature-sg");
-            let flags = flags.unwrap_or(RxFlags::empty());
-            self.received.push(Received { at: now, bytes, flags, slots, failed });
-        }
         self.take_back(lent);
+        self.assembled(now);
+    }
+
+    /// Checks what extra info says (P-11, P-21).
+    fn told(&mut self, extra: ExtraInfo) {
+        assert_eq!(extra.extra_type(), Some(ExtraType::Gso), "what netfront knows (P-18)");
+        assert!(!extra.flags().contains(ExtraFlags::MORE), "one extra");
+        let gso = extra.segmentation();
+        let kind = GsoType::new(gso.kind).expect("a kind that there is");
+        assert!(self.manners.gso[kind as usize], "a kind that it takes (P-21)");
+        assert!(gso.size > 0, "segments with bytes");
+        self.assembly.gso = Some(gso);
+    }
+
+    /// Takes note of a packet, once all of it is there.
+    fn assembled(&mut self, now: Instant) {
+        if self.assembly.extra || self.assembly.more {
+            return;
+        }
+        let Assembly { bytes, flags, gso, slots, failed, .. } = std::mem::take(&mut self.assembly);
+        assert!(slots <= MAX_RX_SLOTS, "{slots} slots (P-18)");
+        assert!(self.manners.scatter_gather || slots == 1, "no feature-sg");
+        let flags = flags.unwrap_or(RxFlags::empty());
+        assert!(gso.is_none() || flags.contains(RxFlags::CSUM_BLANK), "as P-21 has it");
+        self.received.push(Received { at: now, bytes, flags, gso, slots, failed });
     }
 
     /// A page comes back: nobody may look at it any more.

@@ -461,7 +461,7 @@ pub fn o11_a_release_allocates_nothing() {
         let claim = Claim { reference, id: number, extras: 0, since: Instant(0) };
         let hold = pools.tracker.claim(shards[usize::from(number % 2)], claim).expect("a record");
         let mut packet = pools.take().expect("a packet");
-        packet.fragments.push(Fragment { hold, offset: 0, len: 100 }).expect("room");
+        packet.fragments.push(Fragment::lent(hold, 0, 100)).expect("room");
         let clone = pools.share(&packet).expect("a clone");
         if number < 20 {
             assert!(pools.map(&packet));

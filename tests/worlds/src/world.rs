@@ -490,8 +490,10 @@ impl<U: Uplink> World<U> {
 
     /// How many packets were dropped for a reason, at all ports.
     pub fn drops(&self, reason: DropReason) -> u64 {
-        let bridges = self.network.switches().iter();
-        bridges.flat_map(|(_, bridge)| bridge.ports()).map(|(_, counters)| counters[reason]).sum()
+        let switches = self.network.switches();
+        let ports = switches.iter().flat_map(|(_, bridge)| bridge.ports());
+        let counters = ports.map(|(_, counters)| counters).chain([switches.slow_path().counters()]);
+        counters.map(|counters| counters[reason]).sum()
     }
 
     /// The error that XenStore has of the vif.

@@ -73,9 +73,7 @@ fn provoke(world: &mut World, reason: DropReason) {
             }
         }
         DropReason::TooLongToCopy => {
-            let to = silent(world, &[JUMBO]);
-            send(world, to, 3 * PAGE_SIZE);
-            world.pass(100 * MILLISECOND);
+            send(world, [1, 0x80, 0xc2, 0, 0, 0], 3 * PAGE_SIZE);
         }
         DropReason::CopyFailed => {
             let to = silent(world, &[]);

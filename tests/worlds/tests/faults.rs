@@ -130,6 +130,8 @@ fn s9_failed_attempts_leave_no_shard() {
         scatter_gather: true,
         ipv4_checksum: true,
         ipv6_checksum: true,
+        gso_v4: false,
+        gso_v6: false,
     };
     let result = Vif::attach(xen.clone(), GUESTS[0], &frontend, &mut pools);
     assert!(matches!(result, Err(AttachError::Bind(_))));

@@ -2,7 +2,6 @@
 
 use worlds::{Id, Manners, Outgoing, World, frames};
 use xen::fake::Grant;
-use xen::netif::{ExtraFlags, ExtraInfo, Status, TxFlags};
 
 const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
 const JUMBO: (&str, &str) = ("mtu", "65517");
@@ -21,7 +20,7 @@ fn write(world: &mut World, id: Id, key: &str, value: &str) {
     world.store.act(guest).write(&path, value).expect("its own");
 }
 
-/// F-11, S-5: a frontend asks for headroom, segments, a control ring or more queues. Nothing
+/// F-11, S-5: a frontend asks for headroom, a control ring or more queues. Nothing
 /// of that is looked at, let alone mapped, and its packets are as all others.
 #[test]
 fn f11_s5_what_is_not_offered_is_not_heeded() {
@@ -30,8 +29,6 @@ fn f11_s5_what_is_not_offered_is_not_heeded() {
     for headroom in ["0", "256", "4096", "32767", "65535", "-1"] {
         let b = world.add(1, Manners::default(), &[JUMBO]);
         for feature in [
-            "feature-gso-tcpv4",
-            "feature-gso-tcpv6",
             "feature-multicast-control",
             "feature-dynamic-multicast-control",
             "feature-xdp-headroom",
@@ -50,8 +47,6 @@ fn f11_s5_what_is_not_offered_is_not_heeded() {
             ("xdp-headroom", headroom),
             ("ctrl-ring-ref", &ring.0.to_string()),
             ("event-channel-ctrl", &port.0.to_string()),
-            ("feature-gso-tcpv4", "1"),
-            ("feature-gso-tcpv6", "1"),
             ("request-multicast-control", "1"),
             ("queue-0/tx-ring-ref", "0"),
         ] {
@@ -67,53 +62,6 @@ fn f11_s5_what_is_not_offered_is_not_heeded() {
         assert!(guest.end_grant(ring));
         assert_eq!(world.detach(b), Ok(()));
     }
-    world.end();
-}
-
-/// F-4, F-11: packets to be cut into segments, and with headroom, are refused, whatever they
-/// say; their slots are answered, nothing of them goes anywhere, and the guest is served on.
-#[test]
-fn f4_f11_segmentation_is_refused_in_every_form() {
-    const GSO: u8 = 1;
-    const XDP: u8 = 5;
-    let mut world = World::new();
-    let [a, b] = world.connected();
-    let [from, to] = [a, b].map(|id| world[id].mac());
-    let mut packets = Vec::new();
-    for (v6, tcp) in [(false, true), (true, true), (false, false), (true, false)] {
-        let whole = frames::transport(to, from, v6, tcp, &[3; 1200]);
-        // With a header that is too short, one that is too long, and part of one.
-        let shapes = [&[][..], &[(14, 0x41)], &[(46, 0x10)], &[(46, 0xf0)], &[(20, 0x20)]];
-        packets.extend(shapes.map(|changes: &[(usize, u8)]| {
-            let mut frame = whole.clone();
-            changes.iter().for_each(|(at, byte)| frame[*at] = *byte);
-            frame
-        }));
-        packets.push(whole[..60].to_vec());
-    }
-    for frame in &packets {
-        for flags in [TxFlags::empty(), TxFlags::CSUM_BLANK] {
-            for size in [0u16, 1, 1448, u16::MAX] {
-                for kind in [0, 1, 2, 3, 255] {
-                    let [low, high] = size.to_ne_bytes();
-                    let info = [GSO, XDP].map(|extra| {
-                        let data = [low, high, kind, 0, 0, 0];
-                        ExtraInfo::new(extra, ExtraFlags::empty(), data)
-                    });
-                    for extra in info {
-                        let packet = Outgoing::whole(frame).with_flags(flags);
-                        let ids = world[a].send(&packet.with_extras(&[extra]));
-                        world.settle();
-                        world.check_answers(a, &ids, Status::Error);
-                    }
-                }
-            }
-        }
-    }
-    assert_eq!((world[b].received.len(), world.wire.take_frames().len()), (0, 0));
-    assert_eq!(world.error(a), None);
-    let frame = frames::plain(to, from, 1000, 1);
-    world.pass_on(a, b, &Outgoing::whole(&frame));
     world.end();
 }
 

@@ -269,13 +269,15 @@ fn attach_and_connect() {
         ("feature-sg", "1"),
         ("feature-rx-copy", "1"),
         ("feature-rx-flip", "0"),
+        ("feature-gso-tcpv4", "1"),
+        ("feature-gso-tcpv6", "1"),
         ("feature-ipv6-csum-offload", "1"),
         ("carrier", "1"),
         ("hotplug-status", ""),
     ] {
         assert_eq!(world.own(vif, key).as_deref(), Some(value), "{key}");
     }
-    for absent in ["feature-split-event-channels", "multi-queue-max-queues", "feature-gso-tcpv4"] {
+    for absent in ["feature-split-event-channels", "multi-queue-max-queues"] {
         assert_eq!(world.own(vif, absent), None, "{absent}");
     }
     // The guest may read all of it.

@@ -8,8 +8,11 @@
 use core::fmt;
 
 use heapless::Vec;
+use kernel::packet::Version;
 use xen::PAGE_SIZE;
-use xen::netif::{ExtraFlags, ExtraType, TxFlags, TxRequest, TxSlot};
+use xen::netif::{
+    ExtraFlags, ExtraInfo, ExtraType, GsoType, Segmentation, TxFlags, TxRequest, TxSlot,
+};
 use xen::ring::RingError;
 
 /// Slots after the first that a request may have (P-9).
@@ -41,6 +44,13 @@ pub enum Violation {
     TooManySlots,
     /// An extra-info slot of a type that does not exist.
     UnknownExtra(u8),
+    /// Segmentation of a kind that does not exist, or into segments without a byte.
+    Segmentation {
+        /// The kind.
+        kind: u8,
+        /// How long the segments are to be.
+        size: u16,
+    },
     /// More requests than the ring can hold are unanswered.
     TooManyRequests,
     /// A page lent could not be unmapped, so that its request cannot be answered. Not
@@ -58,6 +68,9 @@ impl fmt::Display for Violation {
             Self::EndsEarly => write!(f, "a request goes on beyond the ring's producer index"),
             Self::TooManySlots => write!(f, "a request of more than {FATAL_FURTHER} slots"),
             Self::UnknownExtra(kind) => write!(f, "extra info of unknown type {kind}"),
+            Self::Segmentation { kind, size } => {
+                write!(f, "segmentation of unknown type {kind} into segments of {size} bytes")
+            }
             Self::TooManyRequests => write!(f, "more requests than the ring holds"),
             Self::Quarantined => write!(f, "a page lent cannot be unmapped"),
         }
@@ -85,6 +98,9 @@ pub(super) struct Chain {
     pub(super) extras: u8,
     /// The packet's length in bytes.
     pub(super) len: u16,
+    /// The segmentation that is left to be done: over which version of IP, into how many
+    /// bytes of payload each.
+    pub(super) gso: Option<(Version, u16)>,
     /// Whether it is refused.
     pub(super) refusal: Option<Refusal>,
 }
@@ -95,7 +111,7 @@ impl Chain {
     pub(super) fn parse(mut take: impl FnMut() -> Option<TxSlot>) -> Result<Self, Violation> {
         let first = take().ok_or(Violation::EndsEarly)?.request();
         let len = first.size;
-        let mut chain = Self { slots: Vec::new(), extras: 0, len, refusal: None };
+        let mut chain = Self { slots: Vec::new(), extras: 0, len, gso: None, refusal: None };
         if first.flags().contains(TxFlags::EXTRA_INFO) {
             chain.take_extras(&mut take)?;
         }
@@ -130,8 +146,9 @@ impl Chain {
         Ok(chain)
     }
 
-    /// Extras follow the first slot. None of their features is offered, so a
-    /// request with one is refused; only a hash is information that may be ignored.
+    /// Extras follow the first slot. A request with one of a feature that is not offered is
+    /// refused, and so is one with two of a type (P-11); a hash is information that may be
+    /// ignored.
     fn take_extras(&mut self, take: &mut impl FnMut() -> Option<TxSlot>) -> Result<(), Violation> {
         let mut hashed = false;
         loop {
@@ -139,6 +156,7 @@ impl Chain {
             self.extras = self.extras.saturating_add(1);
             match extra.extra_type() {
                 Some(ExtraType::Hash) if !hashed => hashed = true,
+                Some(ExtraType::Gso) if self.gso.is_none() => self.gso = Some(gso(&extra)?),
                 Some(_) => self.refuse(Refusal::Extra),
                 None => return Err(Violation::UnknownExtra(extra.kind)),
             }
@@ -150,6 +168,16 @@ impl Chain {
 
     fn refuse(&mut self, refusal: Refusal) {
         self.refusal.get_or_insert(refusal);
+    }
+}
+
+/// What an extra of the segmentation type says (P-12).
+fn gso(extra: &ExtraInfo) -> Result<(Version, u16), Violation> {
+    let Segmentation { size, kind } = extra.segmentation();
+    match (GsoType::new(kind), size) {
+        (None, _) | (_, 0) => Err(Violation::Segmentation { kind, size }),
+        (Some(GsoType::TcpV4), size) => Ok((Version::V4, size)),
+        (Some(GsoType::TcpV6), size) => Ok((Version::V6, size)),
     }
 }
 
@@ -165,10 +193,8 @@ fn check_page(slot: &TxRequest) -> Result<(), Violation> {
 mod tests {
     use std::vec;
 
-    use proptest::prelude::*;
-    use xen::netif::ExtraInfo;
-
     use super::*;
+    use proptest::prelude::*;
 
     const MORE: TxFlags = TxFlags::MORE_DATA;
     const LAST: TxFlags = TxFlags::empty();
@@ -223,7 +249,7 @@ mod tests {
         // Later slots' flags mean nothing but that there are more (P-7).
         let odd = slot(TxFlags::all() - MORE, 0, 50);
         assert_eq!(refusal(&[slot(MORE, 0, 100), odd]), None);
-        for kind in [1, 2, 3, 5] {
+        for kind in [2, 3, 5] {
             let info = extra(kind, ExtraFlags::empty());
             assert_eq!(refusal(&[first, info, slot(LAST, 0, 50)]), Some(Refusal::Extra));
         }
@@ -231,6 +257,21 @@ mod tests {
             let info = extra(kind, ExtraFlags::empty());
             assert_eq!(violation(&[first, info]), Some(Violation::UnknownExtra(kind)), "P-11");
         }
+    }
+
+    #[test]
+    fn segmentation_has_a_kind_and_a_size() {
+        let first = slot(TxFlags::EXTRA_INFO, 0, 100);
+        let gso = |kind, size| TxSlot::from(ExtraInfo::gso(kind, size, ExtraFlags::empty()));
+        let asked = |kind, size| parse(&[first, gso(kind, size)]).0.map(|chain| chain.gso);
+        assert_eq!(asked(1, 1448), Ok(Some((Version::V4, 1448))), "P-12");
+        assert_eq!(asked(2, 65_535), Ok(Some((Version::V6, 65_535))));
+        for (kind, size) in [(0, 1448), (3, 1448), (255, 1448), (1, 0), (2, 0)] {
+            assert_eq!(asked(kind, size), Err(Violation::Segmentation { kind, size }));
+        }
+        let both = TxSlot::from(ExtraInfo::gso(1, 1448, ExtraFlags::MORE));
+        assert_eq!(refusal(&[first, both, gso(1, 1448)]), Some(Refusal::Extra), "P-11");
+        assert_eq!(refusal(&[first, both, extra(4, ExtraFlags::empty())]), None);
     }
 
     #[test]

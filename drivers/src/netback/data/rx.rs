@@ -9,10 +9,10 @@ use core::time::Duration;
 
 use heapless::Vec;
 use kernel::Pools;
-use kernel::packet::{BATCH, Checksum, MAX_FRAGMENTS, Packet};
+use kernel::packet::{BATCH, Bytes, Checksum, Gso, MAX_FRAGMENTS, Packet, Version};
 use kernel::switch::PortQueue;
 use xen::grant::{GrantCopy, GrantRef, GrantRegion};
-use xen::netif::{RxFlags, RxRequest, RxResponse, Status};
+use xen::netif::{ExtraFlags, ExtraInfo, GsoType, RxFlags, RxRequest, RxResponse, Status};
 use xen::ring::{BackRing, RX_RING_SIZE};
 use xen::{DomainId, Hypervisor, Instant, LocalRegion, PAGE_SIZE, SharedPage};
 
@@ -22,10 +22,10 @@ use super::chain::Violation;
 /// guest is taken to have stopped receiving: as long as with Linux.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most slots a packet of 64 KiB takes.
-const MAX_SLOTS: usize = 17;
+/// The most pages a packet of 64 KiB takes.
+const MAX_PAGES: usize = 17;
 /// The most copies a packet takes: each piece of it, and each page's end.
-const MAX_COPIES: usize = 1 + MAX_FRAGMENTS + MAX_SLOTS;
+const MAX_COPIES: usize = 1 + MAX_FRAGMENTS + MAX_PAGES;
 
 type Ring = BackRing<RxRequest, RxResponse, RX_RING_SIZE>;
 
@@ -67,12 +67,17 @@ struct Short {
 
 /// A slot that is being filled.
 #[derive(Debug)]
-struct Slot {
-    id: u16,
-    flags: RxFlags,
-    len: u16,
-    /// Where in the batch of copies the next slot's begin.
-    copies_end: u16,
+enum Slot {
+    /// With bytes.
+    Data {
+        id: u16,
+        flags: RxFlags,
+        len: u16,
+        /// Where in the batch of copies the next slot's begin.
+        copies_end: u16,
+    },
+    /// With what else there is to say of the packet.
+    Extra(ExtraInfo),
 }
 
 /// Packets whose copies are on their way, and the slots they go to.
@@ -152,15 +157,15 @@ impl RxQueue {
     ) -> Result<Option<u32>, Violation> {
         let mut free = self.ring.requests().map_err(Violation::Ring)?;
         while let Some(next) = queue.front() {
-            let needed = next.len().div_ceil(PAGE_SIZE);
-            if needed > MAX_SLOTS || needed > 1 && !self.scatter_gather {
+            let pages = next.len().div_ceil(PAGE_SIZE);
+            if pages > MAX_PAGES || pages > 1 && !self.scatter_gather {
                 self.counters.too_long += 1;
                 if let Some(packet) = queue.pop() {
                     pools.give(packet);
                 }
                 continue;
             }
-            let needed = needed as u32;
+            let needed = (pages + usize::from(next.meta.gso.is_some())) as u32;
             if free < needed {
                 return Ok(Some(needed));
             }
@@ -169,7 +174,7 @@ impl RxQueue {
             }
             let Some(packet) = queue.pop() else { break };
             free -= needed;
-            self.copy(&packet, needed, pools, pass);
+            self.copy(&packet, pages, pools, pass);
             if let Err((packet, _)) = pass.packets.push((packet, needed as u8)) {
                 pools.give(packet);
             }
@@ -177,26 +182,33 @@ impl RxQueue {
         Ok(None)
     }
 
-    /// Adds the copies of a packet into the next `slots` slots of the ring.
-    fn copy(&mut self, packet: &Packet, slots: u32, pools: &mut Pools, pass: &mut Pass) {
+    /// Adds the copies of a packet into the ring's next slots, which were counted before:
+    /// one for each of its pages, and behind the first one for its segmentation (P-17,
+    /// P-21).
+    fn copy(&mut self, packet: &Packet, pages: usize, pools: &mut Pools, pass: &mut Pass) {
         let mut flags = match packet.meta.checksum {
             Checksum::Partial => RxFlags::CSUM_BLANK | RxFlags::DATA_VALIDATED,
             Checksum::Validated => RxFlags::DATA_VALIDATED,
             Checksum::Unknown => RxFlags::empty(),
         };
+        let extra = packet.meta.gso.map(extra);
+        flags.set(RxFlags::EXTRA_INFO, extra.is_some());
         let mut pieces = Pieces::new(packet);
-        for index in 0..slots {
-            // The slots were counted before.
+        for page in 0..pages {
             let Some(request) = self.ring.take() else { break };
             let to =
                 GrantRegion { domain: self.domain, reference: GrantRef(request.gref), offset: 0 };
             let len = pieces.fill_page(to, pools);
-            if index + 1 < slots {
-                flags |= RxFlags::MORE_DATA;
-            }
+            flags.set(RxFlags::MORE_DATA, page + 1 < pages);
             let copies_end = pools.copies.len() as u16;
-            let _ = pass.slots.push(Slot { id: request.id, flags, len, copies_end });
+            let _ = pass.slots.push(Slot::Data { id: request.id, flags, len, copies_end });
             flags = RxFlags::empty();
+            if page == 0
+                && let Some(extra) = extra
+                && self.ring.take().is_some()
+            {
+                let _ = pass.slots.push(Slot::Extra(extra));
+            }
         }
     }
 
@@ -211,14 +223,21 @@ impl RxQueue {
         for (packet, count) in pass.packets {
             let (mut delivered, mut unreadable) = (true, false);
             for slot in slots.by_ref().take(usize::from(count)) {
-                let end = usize::from(slot.copies_end);
+                let (id, flags, len, end) = match *slot {
+                    Slot::Data { id, flags, len, copies_end } => (id, flags, len, copies_end),
+                    Slot::Extra(extra) => {
+                        self.ring.respond(extra.into());
+                        continue;
+                    }
+                };
+                let end = usize::from(end);
                 let mut outcomes = (copy..end).map(|place| pools.copies.status(place).is_ok());
                 let filled = outcomes.clone().all(|copied| copied);
                 delivered &= filled;
                 unreadable |= !filled && outcomes.any(|copied| copied);
                 copy = end;
-                let status = if filled { slot.len as i16 } else { Status::Error as i16 };
-                self.ring.respond(RxResponse::new(slot.id, 0, slot.flags, status));
+                let status = if filled { len as i16 } else { Status::Error as i16 };
+                self.ring.respond(RxResponse::new(id, 0, flags, status));
             }
             if delivered {
                 self.counters.packets += 1;
@@ -232,6 +251,15 @@ impl RxQueue {
         }
         pools.copies.clear();
     }
+}
+
+/// How a frontend is told of a packet's segmentation.
+fn extra(gso: Gso) -> ExtraInfo {
+    let kind = match gso.version {
+        Version::V4 => GsoType::TcpV4,
+        Version::V6 => GsoType::TcpV6,
+    };
+    ExtraInfo::gso(kind.number(), gso.mss, ExtraFlags::empty())
 }
 
 /// A packet's bytes in order, cut where the guest's pages end.
@@ -281,12 +309,21 @@ impl<'a> Pieces<'a> {
     fn copy(&self, to: GrantRegion, count: u16, pools: &Pools) -> Option<GrantCopy> {
         if self.piece == 0 {
             let whole = self.packet.linear.as_ref()?.region(&pools.buffers)?;
-            let offset = usize::from(whole.offset() + self.done);
-            let from = LocalRegion::new(whole.frame(), offset, usize::from(count))?;
-            return Some(GrantCopy::to_grant(from, to));
+            return self.copy_own(whole, to, count);
         }
         let fragment = self.packet.fragments.get(self.piece - 1)?;
-        let from = pools.tracker.region(&fragment.hold, fragment.offset + self.done);
-        Some(GrantCopy::between_grants(from, to, count))
+        match &fragment.bytes {
+            Bytes::Lent(hold) => {
+                let from = pools.tracker.region(hold, fragment.offset + self.done);
+                Some(GrantCopy::between_grants(from, to, count))
+            }
+            Bytes::Own(_) => self.copy_own(fragment.region(&pools.buffers)?, to, count),
+        }
+    }
+
+    fn copy_own(&self, whole: LocalRegion, to: GrantRegion, count: u16) -> Option<GrantCopy> {
+        let offset = usize::from(whole.offset() + self.done);
+        let from = LocalRegion::new(whole.frame(), offset, usize::from(count))?;
+        Some(GrantCopy::to_grant(from, to))
     }
 }

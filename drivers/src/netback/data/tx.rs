@@ -10,7 +10,9 @@ use core::ops::Range;
 use heapless::Vec;
 use kernel::defect::{self, Defect};
 use kernel::memory::Size;
-use kernel::packet::{BATCH, Batch, Checksum, ETHERNET_HEADER, Fragment, Linear, Packet};
+use kernel::packet::{
+    BATCH, Batch, Checksum, ETHERNET_HEADER, Fragment, Gso, Linear, Packet, Version, checksum,
+};
 use kernel::pages::{Claim, ShardId};
 use kernel::{HEADROOM, Pools};
 use xen::grant::{GrantCopy, GrantRef};
@@ -39,6 +41,8 @@ pub struct TxCounters {
     pub refused: u64,
     /// Packets lost because a granted page could not be read.
     pub unreadable: u64,
+    /// Packets refused because they cannot be segmented as their requests ask.
+    pub unsegmentable: u64,
 }
 
 /// A transmit queue.
@@ -54,6 +58,8 @@ struct Pending {
     packet: Box<Packet>,
     /// Its copies, the n-th from its n-th fragment's page.
     copies: Range<usize>,
+    /// How it is to be segmented, by its request.
+    gso: Option<(Version, u16)>,
 }
 
 /// Whether there is nothing to make a packet of, so that requests have to wait until
@@ -96,8 +102,8 @@ impl TxQueue {
         let mut pending = Vec::<Pending, BATCH>::new();
         let result = self.collect(pools, BATCH - batch.len(), &mut pending, now);
         pools.run_copies(hypervisor);
-        for Pending { packet, copies } in pending {
-            if let Some(packet) = self.finish(packet, copies, pools) {
+        for pending in pending {
+            if let Some(packet) = self.finish(pending, pools) {
                 self.counters.packets += 1;
                 self.counters.bytes += packet.len() as u64;
                 if let Err(packet) = batch.push_back(packet) {
@@ -160,7 +166,12 @@ impl TxQueue {
             pools.give(packet);
             return Ok(None);
         };
-        let headers = if chain.len <= WHOLE { chain.len } else { HEADERS };
+        let headers = match chain.gso {
+            _ if chain.len <= WHOLE => chain.len,
+            // Whoever cuts it needs all its headers, options included.
+            Some(_) => WHOLE,
+            None => HEADERS,
+        };
         let first = pools.copies.len();
         let mut at = 0;
         for (index, slot) in chain.slots.iter().enumerate() {
@@ -190,10 +201,10 @@ impl TxQueue {
                 true => pulled.min((ETHERNET_HEADER as u16).saturating_sub(at - pulled)),
                 false => pulled,
             };
-            let fragment = Fragment { hold, offset: slot.offset + kept, len: slot.size - kept };
+            let fragment = Fragment::lent(hold, slot.offset + kept, slot.size - kept);
             // A packet has room for as many fragments as a request has slots.
             if let Err(fragment) = packet.fragments.push(fragment) {
-                pools.tracker.release(fragment.hold);
+                pools.end(fragment);
             }
         }
         let len = match defect::is(Defect::SendsHeadersFromThePage) {
@@ -209,21 +220,17 @@ impl TxQueue {
         } else {
             Checksum::Unknown
         };
-        Ok(Some(Pending { packet, copies: first..pools.copies.len() }))
+        Ok(Some(Pending { packet, copies: first..pools.copies.len(), gso: chain.gso }))
     }
 
     /// Looks at what became of a packet's copies. A page that could not be read
     /// fails its own slot, and the packet (P-15).
-    fn finish(
-        &mut self,
-        mut packet: Box<Packet>,
-        copies: Range<usize>,
-        pools: &mut Pools,
-    ) -> Option<Box<Packet>> {
+    fn finish(&mut self, pending: Pending, pools: &mut Pools) -> Option<Box<Packet>> {
+        let Pending { mut packet, copies, gso } = pending;
         let mut readable = true;
-        for (place, fragment) in copies.zip(&packet.fragments) {
+        for (place, hold) in copies.zip(packet.holds()) {
             if pools.copies.status(place).is_err() {
-                pools.tracker.set_status(&fragment.hold, Status::Error as i16);
+                pools.tracker.set_status(hold, Status::Error as i16);
                 readable = false;
             }
         }
@@ -232,14 +239,24 @@ impl TxQueue {
             pools.give(packet);
             return None;
         }
+        if let Some((version, mss)) = gso
+            && !set_segmentation(&mut packet, version, mss, pools)
+        {
+            self.counters.unsegmentable += 1;
+            for hold in packet.holds() {
+                pools.tracker.set_status(hold, Status::Error as i16);
+            }
+            pools.give(packet);
+            return None;
+        }
         // Pages of which nothing is left to look at go home.
         if packet.fragments.iter().any(|fragment| fragment.len == 0) {
             for fragment in mem::take(&mut packet.fragments) {
                 let eaten = defect::is(Defect::PullEatsTheFirstPage) && packet.is_private();
                 if fragment.len == 0 || eaten {
-                    pools.tracker.release(fragment.hold);
+                    pools.end(fragment);
                 } else if let Err(fragment) = packet.fragments.push(fragment) {
-                    pools.tracker.release(fragment.hold);
+                    pools.end(fragment);
                 }
             }
         }
@@ -273,4 +290,24 @@ impl TxQueue {
             self.ring.respond(TxResponse { id, status: Status::Null as i16 });
         }
     }
+}
+
+/// Takes note of the segmentation that a packet asks for, once its headers are ours;
+/// `false` where there is no such in a packet like it (P-12). Its checksum is to be made,
+/// whether or not the request says so.
+fn set_segmentation(packet: &mut Packet, version: Version, mss: u16, pools: &mut Pools) -> bool {
+    let headers = packet.headers(&pools.buffers);
+    let Ok(gso) = Gso::check(headers, packet.len(), version, mss) else { return false };
+    packet.meta.gso = gso;
+    if packet.meta.checksum != Checksum::Partial {
+        packet.meta.checksum = Checksum::Partial;
+        let seed = checksum::locate(headers, packet.len());
+        let cell = packet.linear.as_mut();
+        let cell = cell.and_then(|linear| pools.buffers.bytes_mut(&mut linear.buffer));
+        if let (Some(seed), Some(cell)) = (seed, cell) {
+            let field = usize::from(HEADROOM) + usize::from(seed.field);
+            cell[field..field + 2].copy_from_slice(&seed.seed);
+        }
+    }
+    true
 }

@@ -227,7 +227,7 @@ impl Transmitter {
 /// not count in a checksum, so that is made before.
 fn pad(packet: &mut Packet, buffers: &mut Buffers) {
     let len = packet.len();
-    if !packet.is_private() || !(ETHERNET_HEADER..SHORTEST).contains(&len) {
+    if !packet.fragments.is_empty() || !(ETHERNET_HEADER..SHORTEST).contains(&len) {
         return;
     }
     let Some(linear) = packet.linear.as_mut() else { return };

@@ -204,8 +204,8 @@ fn what_fits_no_buffer_or_finds_none_stays_out() {
 
 #[test]
 fn copies_beyond_a_batch_go_into_another_in_order() {
-    // Room for two copies more than a packet can need.
-    let mut world = World::with_pools(pools(PACKETS, 40, 100, MAX_FRAGMENTS + 2));
+    // A packet's copies leave less room than another can need.
+    let mut world = World::with_pools(pools(PACKETS, 40, 100, MAX_PRIVATE_COPIES + 8));
     let [a] = world.joined();
     let bytes: Vec<_> = (0..6).map(|n| frame(RESERVED, guest_mac(0), 964 + n)).collect();
     for (n, bytes) in bytes.iter().enumerate() {

@@ -1,0 +1,334 @@
+//! TCP segmentation that is left to be done (NETBACK-SPEC P-12, P-21).
+//!
+//! A guest may hand over a TCP segment of up to 64 KiB and say how long those on the
+//! wire are to be. It goes on like that to whoever can do the segmentation by itself;
+//! for all others it is done here, each segment with headers of its own and its part of
+//! the same payload.
+
+use super::checksum;
+use super::headers::{HeaderError, Protocol, Transport, Version};
+
+/// Where an IPv4 header has its length, its identification and its checksum.
+const V4_LENGTH: usize = 2;
+const V4_IDENTIFICATION: usize = 4;
+const V4_CHECKSUM: usize = 10;
+/// Where an IPv6 header has the length of what follows its own 40 bytes.
+const V6_LENGTH: usize = 4;
+const V6_HEADER: usize = 40;
+/// Where a TCP header has its sequence number and its flags.
+const SEQUENCE: usize = 4;
+const FLAGS: usize = 13;
+/// Flags that only the last segment has, and one that only the first has (RFC 3168,
+/// section 6.1.2).
+const FIN_PSH: u8 = 1 << 0 | 1 << 3;
+const CWR: u8 = 1 << 7;
+/// Flags of packets that are no part of a stream of data.
+const SYN_RST_URG: u8 = 1 << 1 | 1 << 2 | 1 << 5;
+
+/// How a TCP segment is to be cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gso {
+    /// The version of IP it is sent over.
+    pub version: Version,
+    /// The most bytes of payload in a segment.
+    pub mss: u16,
+    /// How long its headers are, all of which lie in our memory.
+    pub headers: u16,
+}
+
+/// Why a packet cannot be cut as it is to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GsoError {
+    /// Its headers are not those of a TCP segment, or not all there.
+    Headers(HeaderError),
+    /// It is another version of IP than the request says, or not TCP.
+    Protocol,
+    /// Its headers and its frame disagree about where it ends.
+    Padded,
+    /// It is one that no stream has in the midst of its data.
+    Flags,
+    /// The segments would be shorter than [`Gso::MIN_MSS`], or more than
+    /// [`Gso::MAX_SEGMENTS`].
+    Mss,
+}
+
+impl Gso {
+    /// The shortest segments: what the shortest IPv4 packet that every link carries
+    /// (RFC 791) holds behind its headers.
+    pub const MIN_MSS: u16 = 28;
+    /// The most segments: those of the longest packet at IPv4's default segment size
+    /// (RFC 9293, section 3.7.1), 536 bytes.
+    pub const MAX_SEGMENTS: usize = 128;
+
+    /// Looks whether a frame of `len` bytes that begins with `headers` can be cut into
+    /// segments of `mss` bytes. `None` where one segment holds all of it.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn check(
+        headers: &[u8],
+        len: usize,
+        version: Version,
+        mss: u16,
+    ) -> Result<Option<Self>, GsoError> {
+        let transport = Transport::parse(headers, len).map_err(GsoError::Headers)?;
+        if transport.ip.version != version || transport.protocol != Protocol::Tcp {
+            return Err(GsoError::Protocol);
+        }
+        if transport.ip.routed {
+            return Err(GsoError::Headers(HeaderError::Routed));
+        }
+        if transport.range.end != len {
+            return Err(GsoError::Padded);
+        }
+        if headers[transport.range.start + FLAGS] & SYN_RST_URG != 0 {
+            return Err(GsoError::Flags);
+        }
+        let headers = transport.range.start + transport.header_len;
+        let payload = len - headers;
+        if mss < Self::MIN_MSS || payload.div_ceil(usize::from(mss)) > Self::MAX_SEGMENTS {
+            return Err(GsoError::Mss);
+        }
+        let cut = payload > usize::from(mss);
+        Ok(cut.then_some(Self { version, mss, headers: headers as u16 }))
+    }
+
+    /// How long the longest of the segments is, headers included.
+    pub fn longest(&self) -> usize {
+        usize::from(self.headers) + usize::from(self.mss)
+    }
+}
+
+/// The segments of one packet.
+#[derive(Debug)]
+pub struct Segments {
+    gso: Gso,
+    transport: Transport,
+    /// How long the packet is.
+    len: usize,
+}
+
+impl Segments {
+    /// Those of a packet of `len` bytes that begins with `headers`; `None` where these
+    /// are not those that [`Gso::check`] saw.
+    pub fn new(gso: Gso, headers: &[u8], len: usize) -> Option<Self> {
+        let transport = Transport::parse(headers, len).ok()?;
+        let end = transport.range.start + transport.header_len;
+        (end == usize::from(gso.headers)).then_some(Self { gso, transport, len })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        (self.len - usize::from(self.gso.headers)).div_ceil(usize::from(self.gso.mss))
+    }
+
+    /// How long the headers of each are.
+    pub fn headers(&self) -> usize {
+        self.gso.headers.into()
+    }
+
+    /// Which bytes of the packet are the payload of the segment `number`.
+    pub fn payload(&self, number: usize) -> core::ops::Range<usize> {
+        let (headers, mss) = (usize::from(self.gso.headers), usize::from(self.gso.mss));
+        let start = headers + number * mss;
+        start.min(self.len)..(start + mss).min(self.len)
+    }
+
+    /// Makes a copy of the packet's headers those of the segment `number`, whose checksum
+    /// is still to be made: the field holds the pseudo-header's sum.
+    pub fn edit(&self, headers: &mut [u8], number: usize) {
+        let payload = self.payload(number);
+        let (ip, tcp) = (self.transport.ip.start, self.transport.range.start);
+        let transport_len = usize::from(self.gso.headers) - tcp + payload.len();
+        match self.gso.version {
+            Version::V4 => {
+                let id = be16(headers, ip + V4_IDENTIFICATION).wrapping_add(number as u16);
+                put16(headers, ip + V4_LENGTH, (tcp - ip + transport_len) as u16);
+                put16(headers, ip + V4_IDENTIFICATION, id);
+                put16(headers, ip + V4_CHECKSUM, 0);
+                let sum = checksum::of(&headers[ip..tcp]);
+                headers[ip + V4_CHECKSUM..][..2].copy_from_slice(&sum);
+            }
+            Version::V6 => {
+                let len = tcp - ip - V6_HEADER + transport_len;
+                put16(headers, ip + V6_LENGTH, len as u16);
+            }
+        }
+        let sequence = &mut headers[tcp + SEQUENCE..][..4];
+        let first = u32::from_be_bytes([sequence[0], sequence[1], sequence[2], sequence[3]]);
+        let behind = (payload.start - usize::from(self.gso.headers)) as u32;
+        sequence.copy_from_slice(&first.wrapping_add(behind).to_be_bytes());
+        let flags = &mut headers[tcp + FLAGS];
+        if payload.end != self.len {
+            *flags &= !FIN_PSH;
+        }
+        if number > 0 {
+            *flags &= !CWR;
+        }
+        let seed = checksum::seed(&self.transport, headers, transport_len);
+        headers[self.transport.checksum()..][..2].copy_from_slice(&seed);
+    }
+}
+
+fn be16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn put16(bytes: &mut [u8], at: usize, value: u16) {
+    bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpSlice, TransportSlice};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A frame of a TCP segment, by an implementation that is not ours.
+    fn frame(v6: bool, tagged: bool, options: usize, payload: &[u8]) -> Vec<u8> {
+        let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        let mut frame = Vec::new();
+        macro_rules! rest {
+            ($builder:expr) => {{
+                let ip = match v6 {
+                    true => $builder.ipv6([0xfe; 16], [0x20; 16], 64),
+                    false => $builder.ipv4([10, 0, 0, 1], [192, 168, 200, 255], 64),
+                };
+                let tcp = ip.tcp(4000, 80, u32::MAX - 700, 29_200).ack(7).psh().fin().cwr();
+                let tcp = tcp.options_raw(&vec![1; options * 4]).unwrap();
+                tcp.write(&mut frame, payload).unwrap();
+            }};
+        }
+        match tagged {
+            false => rest!(builder),
+            true => rest!(builder.single_vlan(7.try_into().unwrap())),
+        }
+        frame
+    }
+
+    fn tcp<'a>(packet: &SlicedPacket<'a>) -> TcpSlice<'a> {
+        match &packet.transport {
+            Some(TransportSlice::Tcp(tcp)) => tcp.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn version(v6: bool) -> Version {
+        if v6 { Version::V6 } else { Version::V4 }
+    }
+
+    proptest! {
+        /// Segments are what another implementation takes for TCP segments of the same
+        /// stream, with all sums right.
+        #[test]
+        fn segments_are_a_stream(
+            v6: bool,
+            tagged: bool,
+            options in 0..10usize,
+            mss in Gso::MIN_MSS..1500,
+            payload in prop::collection::vec(any::<u8>(), 1..3500),
+        ) {
+            let whole = frame(v6, tagged, options, &payload);
+            let headers = &whole[..whole.len() - payload.len()];
+            let gso = Gso::check(headers, whole.len(), version(v6), mss).unwrap();
+            prop_assert_eq!(gso.is_some(), payload.len() > usize::from(mss));
+            let Some(gso) = gso else { return Ok(()) };
+            prop_assert_eq!(usize::from(gso.headers), headers.len());
+            let segments = Segments::new(gso, headers, whole.len()).unwrap();
+            let parsed = SlicedPacket::from_ethernet(&whole).unwrap();
+            let first = tcp(&parsed);
+            let mut together: Vec<u8> = Vec::new();
+            for number in 0..segments.count() {
+                let mut segment = headers.to_vec();
+                segments.edit(&mut segment, number);
+                segment.extend(&whole[segments.payload(number)]);
+                prop_assert!(segment.len() <= gso.longest());
+                let last = number + 1 == segments.count();
+                prop_assert!(last || segment.len() == gso.longest(), "as long as may be");
+                // What a device would make of it from the pseudo-header's sum.
+                let insertion = checksum::locate(&segment, segment.len()).unwrap();
+                let field = usize::from(insertion.field);
+                prop_assert_eq!(&segment[field..field + 2], &insertion.seed[..]);
+                checksum::finish(&mut segment).unwrap();
+                let parsed = SlicedPacket::from_ethernet(&segment).unwrap();
+                let own = tcp(&parsed);
+                match &parsed.net {
+                    Some(NetSlice::Ipv4(ip)) => {
+                        let header = ip.header();
+                        prop_assert_eq!(header.identification(), number as u16);
+                        let sum = header.to_header().calc_header_checksum();
+                        prop_assert_eq!(header.header_checksum(), sum);
+                        prop_assert_eq!(own.calc_checksum_ipv4(header.source(), header.destination()).unwrap(), own.checksum());
+                    }
+                    Some(NetSlice::Ipv6(ip)) => {
+                        let header = ip.header();
+                        prop_assert_eq!(own.calc_checksum_ipv6(header.source(), header.destination()).unwrap(), own.checksum());
+                    }
+                    other => panic!("{other:?}"),
+                }
+                let behind = (number * usize::from(mss)) as u32;
+                prop_assert_eq!(own.sequence_number(), first.sequence_number().wrapping_add(behind));
+                prop_assert_eq!((own.fin(), own.psh(), own.cwr()), (last, last, number == 0));
+                prop_assert_eq!((own.ack(), own.options()), (true, first.options()));
+                together.extend(own.payload());
+            }
+            prop_assert_eq!(together, payload);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(
+            v6: bool,
+            cut in 0usize..120,
+            mss: u16,
+            changes in prop::collection::vec((0usize..100, any::<u8>()), 0..8),
+        ) {
+            let mut frame = frame(v6, true, 3, &[7; 300]);
+            for (at, byte) in changes {
+                frame[at] = byte;
+            }
+            let len = frame.len();
+            frame.truncate(cut);
+            for version in [Version::V4, Version::V6] {
+                if let Ok(Some(gso)) = Gso::check(&frame, len, version, mss) {
+                    let segments = Segments::new(gso, &frame, len).expect("as it was seen");
+                    prop_assert!((2..=Gso::MAX_SEGMENTS).contains(&segments.count()));
+                    for number in 0..segments.count() {
+                        segments.edit(&mut frame.clone(), number);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_cut_is_refused() {
+        let whole = frame(false, false, 0, &[1; 5000]);
+        let check = |frame: &[u8], version, mss| Gso::check(frame, frame.len(), version, mss);
+        let changed = |at: usize, byte: u8| {
+            let mut frame = whole.clone();
+            frame[at] = byte;
+            check(&frame, Version::V4, 1448)
+        };
+        assert!(matches!(check(&whole, Version::V4, 1448), Ok(Some(_))));
+        assert_eq!(check(&whole, Version::V6, 1448), Err(GsoError::Protocol), "F-4");
+        assert_eq!(changed(23, 17), Err(GsoError::Headers(HeaderError::UdpLength(0xffff))));
+        assert_eq!(check(&whole, Version::V4, Gso::MIN_MSS - 1), Err(GsoError::Mss));
+        assert_eq!(check(&whole, Version::V4, 39), Err(GsoError::Mss), "129 segments");
+        assert!(check(&whole, Version::V4, 40).is_ok(), "125 segments");
+        assert_eq!(changed(46, 0x40), Err(GsoError::Headers(HeaderError::TcpHeaderLength(16))));
+        assert_eq!(changed(14, 0x44), Err(GsoError::Headers(HeaderError::Ipv4HeaderLength(16))));
+        assert_eq!(changed(20, 0x20), Err(GsoError::Headers(HeaderError::Fragment)));
+        for flag in [1 << 1, 1 << 2, 1 << 5] {
+            assert_eq!(changed(47, flag), Err(GsoError::Flags));
+        }
+        let mut padded = whole.clone();
+        padded.push(0);
+        assert_eq!(check(&padded, Version::V4, 1448), Err(GsoError::Padded));
+        let headers = HeaderError::Truncated("TCP header");
+        let short = Gso::check(&whole[..50], whole.len(), Version::V4, 1448);
+        assert_eq!(short, Err(GsoError::Headers(headers)));
+        let empty = frame(false, false, 0, &[]);
+        assert_eq!(check(&empty, Version::V4, 1448), Ok(None), "nothing to be cut");
+    }
+}

@@ -1,0 +1,345 @@
+//! TCP segments of up to 64 KiB that are still to be cut (P-12, P-21): between guests as
+//! they are, and cut for whoever does not take them so.
+
+use std::time::Duration;
+
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use kernel::packet::Gso;
+use kernel::pages::choice::Mode;
+use kernel::switch::{DropReason, Holding, MAX_WAIT};
+use proptest::prelude::*;
+use worlds::trials::trials;
+use worlds::{Id, Manners, Outgoing, Received, World, frames};
+use xen::PAGE_SIZE;
+use xen::netif::{ExtraFlags, ExtraInfo, RxFlags, Status, TxFlags};
+
+const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
+/// The longest segments that fit an Ethernet over either IP, beside TCP's timestamps.
+const MSS: u16 = 1428;
+/// The longest packet (P-8).
+const LONGEST: usize = 65_535;
+
+fn headers(v6: bool) -> usize {
+    14 + if v6 { 40 } else { 20 } + 20
+}
+
+/// A TCP segment of `len` bytes in all, with its checksum, and how it is to be cut.
+fn segment(to: [u8; 6], from: [u8; 6], v6: bool, len: usize, mss: u16) -> (Vec<u8>, ExtraInfo) {
+    let payload: Vec<_> = (headers(v6)..len).map(|at| (at * 7 + at / 251) as u8).collect();
+    let extra = ExtraInfo::gso(1 + u8::from(v6), mss, ExtraFlags::empty());
+    (frames::transport(to, from, v6, true, &payload), extra)
+}
+
+/// The same as a frontend sends it.
+fn outgoing((frame, extra): &(Vec<u8>, ExtraInfo), v6: bool) -> Outgoing {
+    let blank = frames::seeded(frame.clone(), v6);
+    Outgoing::whole(&blank).with_flags(TxFlags::CSUM_BLANK).with_extras(&[*extra])
+}
+
+/// What `cut` holds is one stream: that of `whole`, in segments of `mss` bytes, all sums of
+/// them right.
+fn check_stream(cut: &[Vec<u8>], whole: &[u8], mss: u16, what: &str) {
+    let mut next = None;
+    let mut together = Vec::new();
+    for (place, frame) in cut.iter().enumerate() {
+        let parsed = SlicedPacket::from_ethernet(frame).expect("a packet");
+        let Some(TransportSlice::Tcp(tcp)) = &parsed.transport else { panic!("{what}: no TCP") };
+        let sum = match &parsed.net {
+            Some(NetSlice::Ipv4(ip)) => {
+                let header = ip.header();
+                let sum = header.to_header().calc_header_checksum();
+                assert_eq!(header.header_checksum(), sum, "{what}: {place}");
+                tcp.calc_checksum_ipv4(header.source(), header.destination())
+            }
+            Some(NetSlice::Ipv6(ip)) => {
+                let header = ip.header();
+                tcp.calc_checksum_ipv6(header.source(), header.destination())
+            }
+            other => panic!("{what}: {other:?}"),
+        };
+        assert_eq!(Ok(tcp.checksum()), sum, "{what}: segment {place}");
+        assert!(tcp.payload().len() <= usize::from(mss), "{what}: {place}");
+        assert!(place + 1 == cut.len() || tcp.payload().len() == usize::from(mss), "{what}");
+        let sequence = tcp.sequence_number();
+        assert_eq!(next.unwrap_or(sequence), sequence, "{what}: {place}");
+        next = Some(sequence.wrapping_add(tcp.payload().len() as u32));
+        together.extend_from_slice(tcp.payload());
+    }
+    let parsed = SlicedPacket::from_ethernet(whole).expect("a packet");
+    let Some(TransportSlice::Tcp(tcp)) = &parsed.transport else { panic!("{what}: no TCP") };
+    assert_eq!(together, tcp.payload(), "{what}");
+}
+
+/// What a guest got, with the checksums made that are left to it.
+fn finished(received: Vec<Received>) -> Vec<Vec<u8>> {
+    let finish = |packet: Received| {
+        assert_eq!((packet.gso, packet.failed), (None, 0));
+        let mut bytes = packet.bytes;
+        if packet.flags.contains(RxFlags::CSUM_BLANK) {
+            let whole = bytes.clone();
+            kernel::packet::checksum::finish(&mut bytes).expect("TCP");
+            assert_eq!(frames::seeded(bytes.clone(), whole[12] == 0x86), whole, "the seed");
+        }
+        bytes
+    };
+    received.into_iter().map(finish).collect()
+}
+
+fn drain(world: &mut World, id: Id) -> Vec<Received> {
+    world[id].received.drain(..).collect()
+}
+
+/// P-21: to a frontend that takes them they go as they are, in one packet, whatever length.
+#[test]
+fn p21_guests_get_segments_uncut() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    for v6 in [false, true] {
+        for len in [headers(v6) + 1429, 4096, 4097, 30_000, LONGEST] {
+            let sent = segment(world[b].mac(), world[a].mac(), v6, len, MSS);
+            let out = outgoing(&sent, v6);
+            let ids = world[a].send(&out);
+            world.settle();
+            world.check_answers(a, &ids, Status::Okay);
+            let [got] = &drain(&mut world, b)[..] else { panic!("one packet") };
+            assert_eq!(got.bytes, out.bytes, "{len}");
+            assert_eq!(got.gso, Some(sent.1.segmentation()));
+            assert_eq!(got.flags, RxFlags::CSUM_BLANK | RxFlags::DATA_VALIDATED);
+            assert_eq!(got.slots, len.div_ceil(PAGE_SIZE) + 1, "one for the extra (P-19)");
+        }
+        // What one segment holds needs no cutting.
+        let short = segment(world[b].mac(), world[a].mac(), v6, headers(v6) + 1428, MSS);
+        let ids = world[a].send(&outgoing(&short, v6));
+        world.settle();
+        world.check_answers(a, &ids, Status::Okay);
+        assert_eq!(drain(&mut world, b)[0].gso, None);
+    }
+    world.end();
+}
+
+/// Who lacks one of the things that segments need gets them cut, with right checksums or
+/// none, as it takes.
+#[test]
+fn p21_others_get_them_cut() {
+    let manners = Manners::default;
+    for v6 in [false, true] {
+        for (what, manners) in [
+            ("no gso", Manners { gso: [false; 2], ..manners() }),
+            ("the other gso", Manners { gso: [v6, !v6], ..manners() }),
+            ("no sg", Manners { scatter_gather: false, ..manners() }),
+            ("no checksums", Manners { ipv4_checksum: false, ipv6_checksum: false, ..manners() }),
+        ] {
+            let mut world = World::new();
+            let a = world.attach(0);
+            let b = world.attach_with(1, manners.clone(), &[]);
+            for (len, mss) in [(1600, MSS), (30_000, 1000), (LONGEST, MSS), (3000, 28)] {
+                let sent = segment(world[b].mac(), world[a].mac(), v6, len, mss);
+                let ids = world[a].send(&outgoing(&sent, v6));
+                world.settle();
+                world.check_answers(a, &ids, Status::Okay);
+                let got = drain(&mut world, b);
+                let partial = RxFlags::CSUM_BLANK | RxFlags::DATA_VALIDATED;
+                let flags = match manners.ipv4_checksum {
+                    true => partial,
+                    false => RxFlags::DATA_VALIDATED,
+                };
+                assert!(got.iter().all(|packet| packet.flags == flags), "{what}");
+                check_stream(&finished(got), &sent.0, mss, what);
+            }
+            world.end();
+        }
+    }
+}
+
+/// On the wire there are packets as long as a wire takes, however they get there.
+#[test]
+fn the_wire_gets_them_cut() {
+    let holding = Holding::Mapped(MAX_WAIT);
+    for mode in [Mode::Never, Mode::Always] {
+        let mut world = World::with(holding, mode);
+        let a = world.attach(0);
+        for v6 in [false, true] {
+            for (len, mss) in [(1600, MSS), (LONGEST, MSS), (20_000, 536)] {
+                let sent = segment(OUTSIDE, world[a].mac(), v6, len, mss);
+                let ids = world[a].send(&outgoing(&sent, v6));
+                world.settle();
+                world.check_answers(a, &ids, Status::Okay);
+                let frames = world.wire.take_frames();
+                assert!(frames.iter().all(|frame| frame.len() <= 1514), "{mode:?}");
+                check_stream(&frames, &sent.0, mss, &format!("{mode:?}"));
+            }
+        }
+        world.end();
+    }
+}
+
+/// A flood reaches each in its own way, and each part of the payload is one page of one
+/// guest's until the last is done with it (O-3).
+#[test]
+fn o3_a_flood_is_cut_for_those_who_need_it() {
+    let mut world = World::new();
+    let a = world.attach(0);
+    let b = world.attach(1);
+    let c = world.attach_with(2, Manners { gso: [false; 2], ..Manners::default() }, &[]);
+    let sent = segment(frames::BROADCAST, world[a].mac(), false, 20_000, MSS);
+    let out = outgoing(&sent, false);
+    let ids = world[a].send(&out);
+    world.settle();
+    world.check_answers(a, &ids, Status::Okay);
+    let [whole] = &drain(&mut world, b)[..] else { panic!("one packet") };
+    assert_eq!(whole.bytes, out.bytes, "nobody changed headers that others look at (O-5)");
+    let got = drain(&mut world, c);
+    check_stream(&finished(got), &sent.0, MSS, "cut");
+    check_stream(&world.wire.take_frames(), &sent.0, MSS, "the wire");
+    world.end();
+}
+
+/// What would not pass in pieces does not pass in one.
+#[test]
+fn segments_beyond_the_mtu_are_dropped() {
+    let mut world = World::new();
+    let a = world.attach(0);
+    let to = [
+        world.attach(1),
+        world.attach_with(2, Manners { gso: [false; 2], ..Manners::default() }, &[]),
+    ];
+    for (id, drops) in to.into_iter().zip([1, 10]) {
+        let before = world.drops(DropReason::TooLong);
+        // As long as passes, and a byte longer.
+        for (mss, passes) in [(1460, true), (1461, false)] {
+            let len = headers(false) + 10 * usize::from(mss);
+            let sent = segment(world[id].mac(), world[a].mac(), false, len, mss);
+            world[a].send(&outgoing(&sent, false));
+            world.settle();
+            assert_eq!(drain(&mut world, id).is_empty(), !passes);
+        }
+        assert_eq!(world.drops(DropReason::TooLong) - before, drops);
+    }
+    world.end();
+}
+
+/// O-8: one that waits is copied like any other, and still cut by who gets it.
+#[test]
+fn o8_segments_that_wait_are_copied() {
+    let mut world = World::new();
+    let a = world.attach(0);
+    let b = world.attach_with(1, Manners { offers: 3, ..Manners::default() }, &[]);
+    let sent = segment(world[b].mac(), world[a].mac(), false, LONGEST, MSS);
+    let out = outgoing(&sent, false);
+    world[a].send(&out);
+    world.settle();
+    assert!(world[a].unanswered() > 0);
+    world.pass(Duration::from_millis(100));
+    assert_eq!(world[a].unanswered(), 0);
+    world[b].offer(13);
+    world.settle();
+    assert_eq!(drain(&mut world, b), [], "the extra's slot is missing");
+    world[b].offer(1);
+    world.settle();
+    let [got] = &drain(&mut world, b)[..] else { panic!("one packet") };
+    assert_eq!((&got.bytes, got.gso), (&out.bytes, Some(sent.1.segmentation())));
+    world.end();
+}
+
+/// P-12: without csum_blank the checksum is made all the same.
+#[test]
+fn p12_the_checksum_is_made_whatever_the_request_says() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    for v6 in [false, true] {
+        let (frame, extra) = segment(world[b].mac(), world[a].mac(), v6, 20_000, MSS);
+        world[a].send(&Outgoing::whole(&frame).with_extras(&[extra]));
+        world.settle();
+        let [got] = &drain(&mut world, b)[..] else { panic!("one packet") };
+        assert!(got.flags.contains(RxFlags::CSUM_BLANK));
+        assert_eq!(got.bytes, frames::seeded(frame, v6));
+    }
+    world.end();
+}
+
+/// F-4: what cannot be cut, in every form, is refused: its slots are answered with errors,
+/// nothing of it goes anywhere, and the guest is served on.
+#[test]
+fn f4_what_cannot_be_cut_is_refused() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    let [from, to] = [a, b].map(|id| world[id].mac());
+    let mut refused = 0;
+    for v6 in [false, true] {
+        let whole = segment(to, from, v6, 5000, MSS).0;
+        let tcp = headers(v6) - 20;
+        let udp = frames::transport(to, from, v6, false, &[3; 1200]);
+        // With a header that is too short, or too long, flags that no stream has, or too
+        // short a rest.
+        let mut shapes = vec![udp, whole[..60].to_vec(), whole[..whole.len() - 1].to_vec()];
+        let longer = [&whole[..], &[0]].concat();
+        let mut changes = vec![(14, 0x41), (tcp + 12, 0x10), (tcp + 13, 2)];
+        if !v6 {
+            changes.push((20, 0x20));
+        }
+        shapes.push(longer);
+        shapes.extend(changes.into_iter().map(|(at, byte)| {
+            let mut frame = whole.clone();
+            frame[at] = byte;
+            frame
+        }));
+        let good = 1 + u8::from(v6);
+        let asks = shapes.iter().map(|frame| (frame, good, MSS));
+        // Another version than the packet's, segments too short, and too many.
+        let bad = [(&whole, 3 - good, MSS), (&whole, good, 27), (&whole, good, 30)];
+        for (frame, kind, mss) in asks.chain(bad) {
+            for flags in [TxFlags::empty(), TxFlags::CSUM_BLANK] {
+                let extra = ExtraInfo::gso(kind, mss, ExtraFlags::empty());
+                let packet = Outgoing::whole(frame).with_flags(flags).with_extras(&[extra]);
+                let ids = world[a].send(&packet);
+                world.settle();
+                world.check_answers(a, &ids, Status::Error);
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((world[b].received.len(), world.wire.take_frames().len()), (0, 0));
+    let (_, counters) = world.network.vifs().next().expect("the first");
+    assert_eq!((counters.tx.unsegmentable, world.error(a)), (refused, None));
+    world.pass_on(a, b, &Outgoing::whole(&frames::plain(to, from, 1000, 1)));
+    world.end();
+}
+
+proptest! {
+    #![proptest_config(trials(24))]
+
+    /// Segments of every length, in pieces of every kind, to guests of every kind: one
+    /// stream.
+    #[test]
+    fn any_stream_arrives(
+        v6: bool,
+        takes: bool,
+        len in prop_oneof![1500..6000usize, 6000..LONGEST],
+        mss in Gso::MIN_MSS..1461,
+        piece in 1..4000usize,
+        offset in 0..90u16,
+    ) {
+        let mss = mss.max((len / Gso::MAX_SEGMENTS + 1) as u16);
+        let mut world = World::new();
+        let a = world.attach(0);
+        let b = world.attach_with(1, Manners { gso: [takes; 2], ..Manners::default() }, &[]);
+        let sent = segment(world[b].mac(), world[a].mac(), v6, len, mss);
+        let out = outgoing(&sent, v6);
+        let pieces = out.bytes.chunks(piece.max(len / 18 + 1)).map(|bytes| {
+            let len = bytes.len() as u16;
+            (offset.min(PAGE_SIZE as u16 - len), len)
+        });
+        let cut = Outgoing::cut(&out.bytes, pieces.collect());
+        let ids = world[a].send(&cut.with_flags(out.flags).with_extras(&out.extras));
+        world.settle();
+        world.check_answers(a, &ids, Status::Okay);
+        let got = drain(&mut world, b);
+        if takes {
+            prop_assert_eq!(got.len(), 1);
+            prop_assert_eq!(&got[0].bytes, &out.bytes);
+        } else {
+            check_stream(&finished(got), &sent.0, mss, "cut");
+        }
+        world.end();
+    }
+}
