@@ -20,6 +20,9 @@ use crate::wire_peer::WirePeer;
 /// How long `xl create` may take.
 const CREATE_SECONDS: u32 = 90;
 
+/// How long it may take to write a guest's memory to a disk, or to read it again.
+const SAVE_SECONDS: u32 = 240;
+
 /// How long a guest's agent may take to answer.
 const GUEST_STARTS: Duration = Duration::from_secs(120);
 
@@ -156,6 +159,15 @@ impl Lab {
     pub fn guest(&self, name: &str, kind: GuestKind, vifs: &[&str]) -> Result<Agent> {
         self.create(name, &config::guest(name, kind, vifs)?, "")?;
         self.connect_guest(name)
+    }
+
+    /// Saves a guest, which ends it, and restores it as another domain. Its agent is not
+    /// connected again.
+    pub fn save_and_restore(&self, name: &str) -> Result<()> {
+        let file = format!("/tmp/{name}.save");
+        self.xl(&format!("save {name} {file}"), SAVE_SECONDS)?;
+        self.xl(&format!("restore {file}"), SAVE_SECONDS)?;
+        self.dom0().run(&format!("rm {file}"), 20).map(drop)
     }
 
     /// Connects to the agent in a running guest, over its second console.

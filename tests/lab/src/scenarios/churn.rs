@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
+use super::measure::ping;
 use super::streams::Stream;
-use crate::config::GuestKind;
+use crate::agent::transfer::Transferred;
+use crate::config::{DRIVER_DOMAIN, GuestKind};
 use crate::observe::snapshot::Snapshot;
 use crate::observe::wire::Mac;
 use crate::world::{World, bring_up, gone};
@@ -19,6 +21,9 @@ const SETTLE: Duration = Duration::from_secs(30);
 /// The guest's second vif that comes and goes.
 const MAC: Mac = Mac([0x00, 0x16, 0x3E, 0, 3, 0]);
 const IP: &str = "192.168.8.3";
+
+/// Where a guest receives that is saved meanwhile.
+const SAVED_PORT: u16 = 7002;
 
 pub(super) fn reattach(world: &mut World) -> Result<String> {
     let (a, b) = world.pair()?;
@@ -57,4 +62,56 @@ pub(super) fn destroy(world: &mut World) -> Result<String> {
     let stream = stream.end()?.undisturbed()?;
     before.wait_equal(world.lab(), SETTLE)?;
     Ok(format!("{TIMES} times, Xen's counts as before, beside it {stream}"))
+}
+
+/// A guest is saved in the middle of a transfer to it, and restored: the connection goes on,
+/// through a vif of another domain's.
+pub(super) fn save(world: &mut World) -> Result<String> {
+    const MIB: u32 = 32;
+    let (a, b) = world.pair()?;
+    let before = lent(world)?;
+    let address = format!("{}:{SAVED_PORT}", b.ip);
+    // By itself: the agent's connection ends with the domain.
+    b.agent.run(
+        &format!(
+            "setsid lab-agent transfer-serve {address} > /tmp/served 2>&1 &\n\
+             until grep -q listening /tmp/served; do sleep 0.1; done"
+        ),
+        20,
+    )?;
+    let put = a.agent.start(&format!("exec lab-agent transfer-put {address} {MIB}"), 900)?;
+    let received = "/sys/class/net/eth0/statistics/rx_bytes";
+    b.agent.run(
+        &format!(
+            "start=$(cat {received})\n\
+             until [ $(($(cat {received}) - start)) -gt 1000000 ]; do sleep 0.02; done"
+        ),
+        120,
+    )?;
+    world.lab().save_and_restore("b")?;
+    let put = put.wait()?;
+    let transferred: Transferred = put
+        .stdout
+        .trim()
+        .parse()
+        .with_context(|| format!("{:?}: {} {}", put.exit, put.stdout, put.stderr))?;
+    let round_trip = ping(&a.agent, b.ip, 20)?;
+    let after = lent(world)?;
+    if before != after {
+        bail!("{before} of b's pages were in use before, {after} are now");
+    }
+    world.forget("b");
+    world.destroy("b")?;
+    world.wait_gone("b ", 30)?;
+    Ok(format!(
+        "{MIB} MiB arrive intact, {:.0} s with the pause; round trip {round_trip:.2} ms; {after} \
+         pages in use as before",
+        transferred.time.as_secs_f64()
+    ))
+}
+
+/// How many of b's pages Causeway has in use: its rings, at rest.
+fn lent(world: &World) -> Result<usize> {
+    let snapshot = Snapshot::take(world.lab())?;
+    Ok(snapshot.grants(world.domain_id("b")?, world.domain_id(DRIVER_DOMAIN)?))
 }

@@ -7,6 +7,7 @@ mod guests;
 mod lent;
 mod life;
 mod measure;
+mod offloads;
 mod outside;
 mod streams;
 mod wire;
@@ -55,6 +56,7 @@ pub const ALL: &[Scenario] = &[
     scenario("tcp", "TCP between two guests, each way", guests::tcp),
     scenario("udp", "UDP between two guests, each way", guests::udp),
     scenario("hash", "64 MiB between two guests arrive intact, each way", guests::hash),
+    scenario("gso", "TCP segments are cut for the wire, and not between guests", offloads::gso),
     scenario("pktgen", "every packet size in any number of fragments arrives", guests::pktgen),
     scenario("outside", "a guest reaches the outside through the NIC", outside::guest),
     scenario("wire", "garbage on the wire and a peer that stalls do no harm", wire::wire),
@@ -68,6 +70,7 @@ pub const ALL: &[Scenario] = &[
         limit: LONG_LIMIT,
         ..scenario("destroy", "guests die under traffic, nothing is left", churn::destroy)
     },
+    scenario("save", "a guest is saved in mid-transfer, restored, and goes on", churn::save),
     scenario("paused", "a guest that is paused for a minute disturbs nobody", lent::paused),
     scenario("map", "guests' pages reach the wire mapped or copied", lent::map),
     scenario("mastering", "the NIC may not read memory any more, in mid-transfer", lent::mastering),

@@ -28,6 +28,7 @@ const GUEST_MODULES: &[&str] =
 /// Programs of a guest besides busybox and the agent, and what they load.
 const GUEST_PROGRAMS: &[&str] = &[
     "usr/bin/iperf3",
+    "usr/bin/tcpdump",
     "usr/bin/xenstore-read",
     "usr/bin/xenstore-rm",
     "usr/bin/xenstore-write",
