@@ -24,7 +24,7 @@ use xen::event::EventPort;
 use xen::{Hypervisor, Instant};
 
 use crate::log_budget::LogBudget;
-use crate::netback::data::{AttachError, Vif, VifCounters, Violation, is_short, patience};
+use crate::netback::data::{AttachError, Credit, Vif, VifCounters, Violation, is_short, patience};
 use crate::netback::{Carrier, ConnectRequest, Progress, Urgency, VifConfig, VifHost, VifId};
 use crate::nic::{Cause, Link, Nic, Status};
 use slow_path::{Notices, SlowPath};
@@ -64,6 +64,8 @@ pub struct Network<H: Hypervisor, N: Nic> {
     events: BTreeMap<EventPort, usize>,
     /// By the lent pages' shard, the vif's place.
     shards: BTreeMap<ShardId, usize>,
+    /// What vifs had left to send that were limited and are not connected now.
+    credits: BTreeMap<VifId, Credit>,
     /// Places of vifs that may have requests, each at most once.
     ready: VecDeque<usize>,
     /// No vif wants its receive ring looked at before this.
@@ -189,6 +191,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             names: BTreeMap::new(),
             events: BTreeMap::new(),
             shards: BTreeMap::new(),
+            credits: BTreeMap::new(),
             ready: VecDeque::new(),
             look_at: None,
             untold: false,
@@ -379,8 +382,8 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         }
     }
 
-    /// Looks at the receive rings of which no event may tell: of frontends that raise
-    /// none (P-22), and of those that may have stalled.
+    /// Looks at the rings of which no event may tell: receive rings of frontends that
+    /// raise none (P-22) or may have stalled, and what was sent beyond a limit (P-26).
     fn look_at_vifs(&mut self, now: Instant) {
         if self.look_at.is_none_or(|at| now < at) {
             return;
@@ -394,8 +397,13 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
                 }
                 self.tell(place);
             }
+            if let Some(attached) = &mut self.endpoints.vifs[place]
+                && attached.vif.resumes(now)
+            {
+                self.mark(place);
+            }
         }
-        let vifs = self.endpoints.vifs.iter().flatten();
+        let vifs = self.endpoints.vifs.iter_mut().flatten();
         self.look_at = vifs.filter_map(|attached| attached.vif.look_at()).min();
     }
 
@@ -485,15 +493,12 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
     type Refusal = Refusal;
     type Fault = Violation;
 
-    fn admit(&mut self, vif: VifId, config: &VifConfig) -> Result<(), Refusal> {
+    fn admit(&mut self, _: VifId, config: &VifConfig) -> Result<(), Refusal> {
         config.bridge.parse::<BridgeName>().map_err(Refusal::Bridge)?;
-        if config.rate.is_some() {
-            log::warn!("{vif}: rate= is not enforced");
-        }
         Ok(())
     }
 
-    fn connect(&mut self, request: &ConnectRequest, _now: Instant) -> Result<(), Refusal> {
+    fn connect(&mut self, request: &ConnectRequest, now: Instant) -> Result<(), Refusal> {
         let ConnectRequest { vif: id, config, frontend } = request;
         if !memory::heap_has(HEAP_FOR_A_VIF) {
             return Err(Refusal::Memory);
@@ -512,7 +517,7 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             },
         };
         let port = self.switches.join(&bridge, port).map_err(Refusal::Join)?;
-        let vif = match Vif::attach(self.hypervisor.clone(), id.frontend, frontend, &mut self.pools)
+        let mut vif = match Vif::attach(self.hypervisor.clone(), id.frontend, frontend, &mut self.pools)
         {
             Ok(vif) => vif,
             Err(error) => {
@@ -520,6 +525,9 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
                 return Err(Refusal::Attach(error));
             }
         };
+        let before = self.credits.remove(id);
+        self.credits.retain(|_, credit| !credit.is_fresh(now));
+        vif.limit(config.rate.map(|rate| Credit::new(rate, before, now)));
         let (event, shard) = (vif.event(), vif.shard());
         let attached = Attached {
             id: *id,
@@ -573,6 +581,7 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             self.names.remove(&id);
             self.events.remove(&vif.event());
             self.shards.remove(&vif.shard());
+            self.credits.extend(vif.credit().map(|credit| (id, credit)));
             vif.detach(&mut self.pools);
         }
         Progress::Finished

@@ -19,6 +19,7 @@ use xen::ring::{BackRing, TX_RING_SIZE};
 use xen::{DomainId, Hypervisor, Instant, SharedPage};
 
 use super::chain::{Chain, MAX_SLOTS, Violation};
+use super::credit::Credit;
 
 /// Bytes of a packet copied into our memory: all headers that are looked at.
 const HEADERS: u16 = 128;
@@ -46,6 +47,11 @@ pub struct TxCounters {
 pub(super) struct TxQueue {
     ring: Ring,
     shard: ShardId,
+    /// A request's first slot that was taken when there was no credit for it: what was read
+    /// once is not read again (P-3).
+    held: Option<TxSlot>,
+    /// When there is credit for it.
+    resumes_at: Option<Instant>,
     counters: TxCounters,
 }
 
@@ -72,7 +78,7 @@ impl TxQueue {
         let ring = Ring::attach(page).map_err(Violation::Ring)?;
         let slots = TX_RING_SIZE as u16;
         let shard = pools.tracker.open(domain, slots).ok_or(Violation::TooManyRequests)?;
-        Ok(Self { ring, shard, counters: TxCounters::default() })
+        Ok(Self { ring, shard, held: None, resumes_at: None, counters: TxCounters::default() })
     }
 
     /// The queue's lent pages.
@@ -84,17 +90,24 @@ impl TxQueue {
         self.counters
     }
 
-    /// Takes packets from the ring until `batch` is full, the ring is empty or a
-    /// pool is used up. Says whether requests may be left.
+    /// When requests are to be taken again that wait for credit.
+    pub(super) fn resumes_at(&mut self) -> &mut Option<Instant> {
+        &mut self.resumes_at
+    }
+
+    /// Takes packets from the ring until `batch` is full, the ring is empty, a pool is
+    /// used up or the vif's credit. Says whether requests may be left, other than for
+    /// want of credit.
     pub(super) fn receive<H: Hypervisor>(
         &mut self,
         hypervisor: &H,
         pools: &mut Pools,
+        credit: &mut Option<Credit>,
         batch: &mut Batch,
         now: Instant,
     ) -> Result<bool, Violation> {
         let mut pending = Vec::<Pending, BATCH>::new();
-        let result = self.collect(pools, BATCH - batch.len(), &mut pending, now);
+        let result = self.collect(pools, credit, BATCH - batch.len(), &mut pending, now);
         pools.run_copies(hypervisor);
         for Pending { packet, copies } in pending {
             if let Some(packet) = self.finish(packet, copies, pools) {
@@ -112,6 +125,7 @@ impl TxQueue {
     fn collect(
         &mut self,
         pools: &mut Pools,
+        credit: &mut Option<Credit>,
         room: usize,
         pending: &mut Vec<Pending, BATCH>,
         now: Instant,
@@ -119,10 +133,12 @@ impl TxQueue {
         // Counted by requests, good ones or not: a guest that goes on producing while
         // we look must not keep us here.
         for _ in 0..room {
-            if is_short(pools) || pools.copies.room() < MAX_SLOTS || self.requests()? == 0 {
+            if is_short(pools) || pools.copies.room() < MAX_SLOTS {
                 break;
             }
-            let chain = Chain::parse(|| self.ring.take())?;
+            let Some(first) = self.first(credit, now)? else { break };
+            let mut first = Some(first);
+            let chain = Chain::parse(|| first.take().or_else(|| self.ring.take()))?;
             if chain.refusal.is_some() {
                 self.refuse(&chain);
             } else if let Some(next) = self.build(&chain, pools, now)? {
@@ -132,7 +148,27 @@ impl TxQueue {
                 }
             }
         }
-        Ok(self.requests()? > 0)
+        Ok(self.resumes_at.is_none() && (self.held.is_some() || self.requests()? > 0))
+    }
+
+    /// The first slot of the next request, if there is one and credit for it.
+    fn first(
+        &mut self,
+        credit: &mut Option<Credit>,
+        now: Instant,
+    ) -> Result<Option<TxSlot>, Violation> {
+        let first = match self.held.take() {
+            None if self.requests()? == 0 => None,
+            None => self.ring.take(),
+            held => held,
+        };
+        let (Some(slot), Some(credit)) = (first, credit) else { return Ok(first) };
+        self.resumes_at = credit.spend(slot.request().size, now).err();
+        if self.resumes_at.is_some() {
+            self.held = Some(slot);
+            return Ok(None);
+        }
+        Ok(Some(slot))
     }
 
     fn requests(&mut self) -> Result<u32, Violation> {

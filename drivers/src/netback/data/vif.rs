@@ -11,6 +11,7 @@ use xen::event::EventPort;
 use xen::{DomainId, Errno, Hypervisor, Instant};
 
 use super::chain::Violation;
+use super::credit::Credit;
 use super::rx::{RxCounters, RxQueue, STALL_TIMEOUT};
 use super::tx::{TxCounters, TxQueue};
 use crate::netback::{Carrier, Frontend};
@@ -67,6 +68,8 @@ pub struct Vif<H: Hypervisor> {
     event: EventPort,
     rx_notify: bool,
     partial_checksums: PartialChecksums,
+    /// What it may send, where that is limited: together, by however many queues.
+    credit: Option<Credit>,
     carrier: Carrier<Violation>,
     /// When to look at the receive ring again, without an event.
     look_at: Option<Instant>,
@@ -104,6 +107,7 @@ impl<H: Hypervisor> Vif<H> {
                     v4: frontend.ipv4_checksum,
                     v6: frontend.ipv6_checksum,
                 },
+                credit: None,
                 carrier: Carrier::Up,
                 look_at: None,
             }),
@@ -132,6 +136,16 @@ impl<H: Hypervisor> Vif<H> {
                 Err(AttachError::Bind(error))
             }
         }
+    }
+
+    /// Limits what the guest may send from now on.
+    pub fn limit(&mut self, credit: Option<Credit>) {
+        self.credit = credit;
+    }
+
+    /// What the guest may still send, where that is limited.
+    pub fn credit(&self) -> Option<Credit> {
+        self.credit
     }
 
     /// Undoes [`attach`](Self::attach), in the order of O-12. Pages of the guest's that
@@ -164,9 +178,14 @@ impl<H: Hypervisor> Vif<H> {
         VifCounters { tx: self.tx.counters(), rx: self.rx.counters() }
     }
 
-    /// When the receive ring wants to be looked at, although no event says so.
-    pub fn look_at(&self) -> Option<Instant> {
-        self.look_at
+    /// When a ring wants to be looked at, although no event says so.
+    pub fn look_at(&mut self) -> Option<Instant> {
+        self.look_at.into_iter().chain(*self.tx.resumes_at()).min()
+    }
+
+    /// Whether what the guest sent waited for credit that is there now; told once.
+    pub fn resumes(&mut self, now: Instant) -> bool {
+        self.tx.resumes_at().take_if(|at| *at <= now).is_some()
     }
 
     /// Looks at the receive ring, if that moment has come or the guest has stalled:
@@ -196,8 +215,10 @@ impl<H: Hypervisor> Vif<H> {
         if self.is_broken() {
             return false;
         }
-        let more = match self.tx.receive(&self.hypervisor, pools, batch, now) {
+        let more = match self.tx.receive(&self.hypervisor, pools, &mut self.credit, batch, now) {
             Ok(true) => Ok(true),
+            // The guest need not say that there is more, since that is not taken either.
+            Ok(false) if self.tx.resumes_at().is_some() => Ok(false),
             Ok(false) => self.tx.rearm(),
             Err(violation) => Err(violation),
         };
