@@ -25,7 +25,9 @@ use xen::{Hypervisor, Instant};
 
 use crate::log_budget::LogBudget;
 use crate::netback::data::{AttachError, Credit, Vif, VifCounters, Violation, is_short, patience};
-use crate::netback::{Carrier, ConnectRequest, Progress, Urgency, VifConfig, VifHost, VifId};
+use crate::netback::{
+    Carrier, ConnectRequest, Options, Progress, Urgency, VifConfig, VifHost, VifId,
+};
 use crate::nic::{Cause, Link, Nic, Status};
 use slow_path::{Notices, SlowPath};
 
@@ -416,12 +418,21 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         }
         let more = attached.vif.receive(&mut self.pools, &mut self.batch, now);
         attached.ready = more;
+        self.set_filter(place);
         self.switches.forward(port, &mut self.batch, &mut self.pools, now);
         self.tell(place);
         self.flush(now);
         // Requests that were refused are answered even where no page came home.
         self.complete(place);
         more
+    }
+
+    /// Tells the switch where a vif's multicast groups changed.
+    fn set_filter(&mut self, place: usize) {
+        let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) else { return };
+        if let (Some(port), Some(groups)) = (attached.port, attached.vif.changed_filter()) {
+            self.switches.set_filter(port, groups);
+        }
     }
 
     /// Moves one batch from the wire. Says whether there may be more.
@@ -517,16 +528,17 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             },
         };
         let port = self.switches.join(&bridge, port).map_err(Refusal::Join)?;
-        let mut vif = match Vif::attach(self.hypervisor.clone(), id.frontend, frontend, &mut self.pools)
-        {
-            Ok(vif) => vif,
-            Err(error) => {
-                self.switches.leave(port, &mut self.pools);
-                return Err(Refusal::Attach(error));
-            }
-        };
+        let mut vif =
+            match Vif::attach(self.hypervisor.clone(), id.frontend, frontend, &mut self.pools) {
+                Ok(vif) => vif,
+                Err(error) => {
+                    self.switches.leave(port, &mut self.pools);
+                    return Err(Refusal::Attach(error));
+                }
+            };
         let before = self.credits.remove(id);
         self.credits.retain(|_, credit| !credit.is_fresh(now));
+        vif.set_options(frontend.options);
         vif.limit(config.rate.map(|rate| Credit::new(rate, before, now)));
         let (event, shard) = (vif.event(), vif.shard());
         let attached = Attached {
@@ -552,9 +564,18 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
         self.events.insert(event, place);
         self.shards.insert(shard, place);
         self.endpoints.ports.insert(port, place);
+        self.set_filter(place);
         // What the frontend sent before we listened.
         self.mark(place);
         Ok(())
+    }
+
+    fn reconfigure(&mut self, vif: VifId, options: Options) {
+        let Some(&place) = self.names.get(&vif) else { return };
+        if let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) {
+            attached.vif.set_options(options);
+            self.set_filter(place);
+        }
     }
 
     fn disconnect(&mut self, id: VifId, urgency: Urgency, now: Instant) -> Progress {

@@ -71,6 +71,15 @@ pub struct Frontend {
     pub ipv4_checksum: bool,
     /// The same for IPv6.
     pub ipv6_checksum: bool,
+    /// What it may change at any time.
+    pub options: Options,
+}
+
+/// What a frontend may change while it is connected (K-4).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Options {
+    /// It wants multicast of the groups alone that it names (P-13).
+    pub multicast_control: bool,
 }
 
 /// Why a directory's keys make no vif.
@@ -124,6 +133,8 @@ pub(super) const FEATURES: &[(&str, &str)] = &[
     ("feature-rx-copy", "1"),
     ("feature-rx-flip", "0"),
     ("feature-ipv6-csum-offload", "1"),
+    ("feature-multicast-control", "1"),
+    ("feature-dynamic-multicast-control", "1"),
     ("carrier", "1"),
 ];
 
@@ -138,7 +149,11 @@ pub(super) const FRONTEND_KEYS: &[&str] = &[
     "feature-sg",
     "feature-no-csum-offload",
     "feature-ipv6-csum-offload",
+    "request-multicast-control",
 ];
+
+/// Those that are read whenever a connected frontend is looked at.
+pub(super) const OPTION_KEYS: &[&str] = &["request-multicast-control"];
 
 /// Whether a key of our directory is one that an operator may expect to have an
 /// effect and that has none here.
@@ -160,6 +175,10 @@ impl<'a> Keys<'a> {
 
     pub(super) fn frontend(values: &'a [Result<Vec<u8>, store::Error>]) -> Self {
         Self { names: FRONTEND_KEYS, values }
+    }
+
+    pub(super) fn options(values: &'a [Result<Vec<u8>, store::Error>]) -> Self {
+        Self { names: OPTION_KEYS, values }
     }
 
     /// What was read of `key`.
@@ -260,7 +279,14 @@ impl Frontend {
             scatter_gather: keys.switch("feature-sg", false)?,
             ipv4_checksum: !keys.switch("feature-no-csum-offload", false)?,
             ipv6_checksum: keys.switch("feature-ipv6-csum-offload", false)?,
+            options: Options::parse(keys)?,
         })
+    }
+}
+
+impl Options {
+    pub(super) fn parse(keys: &Keys<'_>) -> Result<Self, KeyError> {
+        Ok(Self { multicast_control: keys.switch("request-multicast-control", false)? })
     }
 }
 
@@ -442,6 +468,7 @@ mod tests {
             scatter_gather: false,
             ipv4_checksum: true,
             ipv6_checksum: false,
+            options: Options { multicast_control: false },
         };
         assert_eq!(frontend_with("multi-queue-num-queues", "1"), Ok(plain));
         assert_eq!(frontend_with("feature-sg", "0"), Ok(plain));
@@ -450,6 +477,7 @@ mod tests {
         assert!(with("feature-sg", "7").scatter_gather);
         assert!(!with("feature-no-csum-offload", "1").ipv4_checksum);
         assert!(with("feature-ipv6-csum-offload", "1").ipv6_checksum);
+        assert!(with("request-multicast-control", "1").options.multicast_control);
         assert_eq!(with("tx-ring-ref", "4294967295").tx_ring, GrantRef(u32::MAX));
     }
 

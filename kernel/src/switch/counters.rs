@@ -24,6 +24,9 @@ pub enum DropReason {
     /// There is no other port.
     Nowhere,
 
+    /// Multicast of a group that the guest behind the port has not asked for, while it
+    /// wants no other. Not a loss.
+    Filtered,
     /// The guest behind the port does not take packets, or the wire is not connected.
     NoCarrier,
     /// Longer than the port's MTU.
@@ -48,13 +51,14 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in their order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Runt,
         Self::BadSource,
         Self::Forged,
         Self::Reserved,
         Self::SamePort,
         Self::Nowhere,
+        Self::Filtered,
         Self::NoCarrier,
         Self::TooLong,
         Self::QueueFull,
@@ -76,6 +80,7 @@ impl DropReason {
             Self::Reserved => "reserved",
             Self::SamePort => "same-port",
             Self::Nowhere => "nowhere",
+            Self::Filtered => "filtered",
             Self::NoCarrier => "no-carrier",
             Self::TooLong => "too-long",
             Self::QueueFull => "queue-full",

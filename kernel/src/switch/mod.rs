@@ -9,6 +9,7 @@
 
 mod bridge;
 mod counters;
+mod groups;
 mod port;
 mod prepare;
 mod queue;
@@ -26,13 +27,14 @@ use xen::{Hypervisor, Instant};
 use crate::Pools;
 use crate::defect::{self, Defect};
 use crate::memory::Size;
-use crate::packet::{Addresses, Batch, ETHERNET_HEADER, Ethernet, Packet, VLAN_TAG};
+use crate::packet::{Addresses, Batch, ETHERNET_HEADER, Ethernet, MacAddress, Packet, VLAN_TAG};
 use bridge::{Bridge, Forged, Learning};
 use prepare::Underway;
 use queue::buffer_size;
 
 pub use bridge::{BridgeCounters, PinError, Seed};
 pub use counters::{Counters, DropReason, Traffic};
+pub use groups::{Groups, TooManyGroups};
 pub use port::{Holding, JoinError, PartialChecksums, Port, PortConfig, PortId, Ports};
 pub use queue::{PortQueue, QueueLimits};
 pub use slow::{PuntReason, Punted, SlowPath};
@@ -72,12 +74,15 @@ struct PortState {
     dirty: bool,
     /// Whether what is behind it takes packets at all.
     carrier: bool,
+    /// The groups it wants multicast of, where it does not want all.
+    filter: Option<Box<Groups>>,
 }
 
 /// Where a packet goes.
 enum Way {
     To(u16),
-    Flood,
+    /// To all ports, or to those that want a group's frames.
+    Flood(Option<MacAddress>),
 }
 
 impl Switch {
@@ -123,6 +128,7 @@ impl Switch {
             counters: Counters::default(),
             dirty: false,
             carrier: true,
+            filter: None,
         });
         Ok(self.id(index))
     }
@@ -155,7 +161,7 @@ impl Switch {
             }
             match self.way(from, packet.headers(&pools.buffers), seconds) {
                 Ok(Way::To(port)) => self.enqueue(port, from, packet, pools, now),
-                Ok(Way::Flood) => self.flood(from, packet, pools, now),
+                Ok(Way::Flood(group)) => self.flood(from, group, packet, pools, now),
                 Err(reason) => self.refuse(from, reason, packet, pools, slow),
             }
         }
@@ -205,6 +211,15 @@ impl Switch {
         }
     }
 
+    /// Has a port get multicast of these groups alone, or all. Allocates where it got all.
+    fn set_filter(&mut self, id: PortId, groups: Option<&Groups>) {
+        let Some(state) = self.index(id).and_then(|index| self.state_mut(index)) else { return };
+        match groups {
+            Some(groups) => state.filter.get_or_insert_default().as_mut().clone_from(groups),
+            None => state.filter = None,
+        }
+    }
+
     /// Ends the waiting that lasted for too long, and forgets addresses that aged.
     /// The copies that this needs are made by one batch.
     fn expire<H: Hypervisor>(&mut self, hypervisor: &H, pools: &mut Pools, now: Instant) {
@@ -243,22 +258,32 @@ impl Switch {
         }
         self.bridge.learn(source, from, now).map_err(|Forged| DropReason::Forged)?;
         if destination.is_multicast() {
+            let group = Some(destination).filter(|group| *group != MacAddress::BROADCAST);
             let reserved = destination.is_reserved();
-            return if reserved { Err(DropReason::Reserved) } else { Ok(Way::Flood) };
+            return if reserved { Err(DropReason::Reserved) } else { Ok(Way::Flood(group)) };
         }
         match self.bridge.lookup(destination, now) {
             Some(port) if port == from => Err(DropReason::SamePort),
             Some(port) => Ok(Way::To(port)),
-            None => Ok(Way::Flood),
+            None => Ok(Way::Flood(None)),
         }
     }
 
-    /// Sends a packet to all ports but the one it came from: clones to all but the
-    /// last, which gets the packet itself.
-    fn flood(&mut self, from: u16, packet: Box<Packet>, pools: &mut Pools, now: Instant) {
-        let mut last = None;
+    /// Sends a packet to all ports but the one it came from and those that filter its
+    /// group out: clones to all but the last, which gets the packet itself.
+    fn flood(
+        &mut self,
+        from: u16,
+        group: Option<MacAddress>,
+        packet: Box<Packet>,
+        pools: &mut Pools,
+        now: Instant,
+    ) {
+        let (mut last, mut filtered) = (None, false);
         for index in 0..self.slots.len() as u16 {
-            if index == from || self.slots[usize::from(index)].state.is_none() {
+            let Some(state) = self.state_mut(index).filter(|_| index != from) else { continue };
+            if state.filters(group) {
+                filtered = true;
                 continue;
             }
             if let Some(previous) = last.replace(index) {
@@ -267,6 +292,7 @@ impl Switch {
         }
         match last {
             Some(last) => self.enqueue(last, from, packet, pools, now),
+            None if filtered => pools.give(packet),
             None => self.discard(from, DropReason::Nowhere, packet, pools),
         }
     }
@@ -363,6 +389,16 @@ impl Switch {
 }
 
 impl PortState {
+    /// Whether a group's frames are not wanted here; counts one that is not.
+    fn filters(&mut self, group: Option<MacAddress>) -> bool {
+        let (Some(group), Some(filter)) = (group, &self.filter) else { return false };
+        let unwanted = !filter.contains(group);
+        if unwanted {
+            self.counters.count(DropReason::Filtered);
+        }
+        unwanted
+    }
+
     /// Whether a packet can go to the port, before any clone of it is made.
     fn admit(&self, packet: &Packet, pools: &Pools) -> Result<(), DropReason> {
         if !self.carrier {

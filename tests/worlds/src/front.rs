@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
-use drivers::netback::Frontend;
+use drivers::netback::{Frontend, Options};
 use xen::event::RemotePort;
 use xen::fake::{Grant, Guest, GuestFrame};
 use xen::fake_store::{Netfront, VifPaths, Xenstored};
@@ -353,6 +353,11 @@ impl Front {
         self.rings.tx.push(slot).expect("room in the ring");
     }
 
+    /// Takes note of so many slots of extra info among what was written as it stands.
+    pub fn expect_nulls(&mut self, extras: usize) {
+        self.extras += extras;
+    }
+
     /// Shows the backend what was written, and raises the event if it wants one.
     pub fn kick(&mut self) {
         if self.rings.tx.publish() {
@@ -371,6 +376,7 @@ impl Front {
             scatter_gather,
             ipv4_checksum,
             ipv6_checksum,
+            options: Options::default(),
         }
     }
 

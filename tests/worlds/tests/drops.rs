@@ -89,6 +89,12 @@ fn provoke(world: &mut World, reason: DropReason) {
             let frame = frames::plain(OUTSIDE, world[a].mac(), 1000, 1);
             world[a].send(&Outgoing::whole(&frame).with_flags(TxFlags::CSUM_BLANK));
         }
+        DropReason::Filtered => {
+            let b = world.attach(1);
+            world.set_front_key(b, "request-multicast-control", "1");
+            world.settle();
+            send(world, [1, 0, 0x5e, 0, 0, 1], 1000);
+        }
         DropReason::Undelivered => {
             let b = world.attach(1);
             let offered = world[b].offered(0);

@@ -130,6 +130,7 @@ fn s9_failed_attempts_leave_no_shard() {
         scatter_gather: true,
         ipv4_checksum: true,
         ipv6_checksum: true,
+        options: drivers::netback::Options::default(),
     };
     let result = Vif::attach(xen.clone(), GUESTS[0], &frontend, &mut pools);
     assert!(matches!(result, Err(AttachError::Bind(_))));

@@ -16,7 +16,7 @@ use xen::grant::GrantRef;
 
 use super::*;
 use crate::netback::vif::{DISCONNECT_PATIENCE, LINGER};
-use crate::netback::{Carrier, ConnectRequest, Progress, Urgency, VifConfig};
+use crate::netback::{Carrier, ConnectRequest, Options, Progress, Urgency, VifConfig};
 
 const US: DomainId = DomainId(5);
 
@@ -26,6 +26,7 @@ struct Host {
     connected: BTreeMap<VifId, ConnectRequest>,
     disconnecting: BTreeSet<VifId>,
     connects: usize,
+    reconfigurations: usize,
     refuse_admission: Option<&'static str>,
     refuse_connection: Option<&'static str>,
     /// Disconnections wait for force.
@@ -50,6 +51,13 @@ impl VifHost for Host {
         let before = self.connected.insert(request.vif, request.clone());
         assert_eq!(before, None, "connected twice");
         Ok(())
+    }
+
+    fn reconfigure(&mut self, vif: VifId, options: Options) {
+        let request = self.connected.get_mut(&vif).expect("connected");
+        assert_ne!(request.frontend.options, options, "nothing changed");
+        request.frontend.options = options;
+        self.reconfigurations += 1;
     }
 
     fn disconnect(&mut self, vif: VifId, urgency: Urgency, _: Instant) -> Progress {
@@ -295,6 +303,37 @@ fn attach_and_connect() {
     assert!(request.frontend.rx_notify && request.frontend.scatter_gather);
     assert!(world.xenstored.nodes(US) <= 30 + 8, "within L-9's share");
     assert_eq!(world.xenstored.watches(US), 2);
+}
+
+/// S-8: what a frontend changes meanwhile is passed on once, as it is last; what it writes
+/// that makes no sense changes nothing; and one watch tells of all of it (L-9).
+#[test]
+fn options_are_followed() {
+    let mut world = World::new();
+    let vif = world.connected(vif(10, 0));
+    let path = format!("{}/request-multicast-control", vif.frontend_dir());
+    let asked = |world: &World| world.host.connected[&id(vif)].frontend.options;
+    assert!(!asked(&world).multicast_control);
+    for (round, last) in [true, false, true].into_iter().enumerate() {
+        for flip in 0..100 {
+            let value = if (flip % 2 == 0) == last { "0" } else { "1" };
+            world.xenstored.act(vif.frontend).write(&path, value).unwrap();
+        }
+        world.run();
+        assert_eq!(asked(&world).multicast_control, last);
+        assert_eq!(world.host.reconfigurations, round + 1);
+        for garbage in ["", "-1", "4294967296", "yes"] {
+            world.xenstored.act(vif.frontend).write(&path, garbage).unwrap();
+            world.run();
+        }
+    }
+    assert_eq!(world.host.reconfigurations, 3);
+    assert_eq!(world.xenstored.watches(US), 2);
+    let front = Netfront::new(vif).with("request-multicast-control", "1");
+    assert_eq!(world.detach(vif), (Ok(()), false));
+    world.attach(front);
+    assert!(asked(&world).multicast_control, "from the start");
+    assert_eq!(world.host.reconfigurations, 3);
 }
 
 /// A feature is there before the state that tells of it: both in one commit.

@@ -1,6 +1,7 @@
 //! The data path of a vif: from ring slots to packets and back.
 
 mod chain;
+mod common;
 mod credit;
 mod rx;
 mod tx;

@@ -12,13 +12,15 @@ use kernel::defect::{self, Defect};
 use kernel::memory::Size;
 use kernel::packet::{BATCH, Batch, Checksum, ETHERNET_HEADER, Fragment, Linear, Packet};
 use kernel::pages::{Claim, ShardId};
+use kernel::switch::TooManyGroups;
 use kernel::{HEADROOM, Pools};
 use xen::grant::{GrantCopy, GrantRef};
 use xen::netif::{Status, TxFlags, TxResponse, TxSlot};
 use xen::ring::{BackRing, TX_RING_SIZE};
 use xen::{DomainId, Hypervisor, Instant, SharedPage};
 
-use super::chain::{Chain, MAX_SLOTS, Violation};
+use super::chain::{Chain, GroupChange, MAX_SLOTS, Violation};
+use super::common::Common;
 use super::credit::Credit;
 
 /// Bytes of a packet copied into our memory: all headers that are looked at.
@@ -102,12 +104,12 @@ impl TxQueue {
         &mut self,
         hypervisor: &H,
         pools: &mut Pools,
-        credit: &mut Option<Credit>,
+        common: &mut Common,
         batch: &mut Batch,
         now: Instant,
     ) -> Result<bool, Violation> {
         let mut pending = Vec::<Pending, BATCH>::new();
-        let result = self.collect(pools, credit, BATCH - batch.len(), &mut pending, now);
+        let result = self.collect(pools, common, BATCH - batch.len(), &mut pending, now);
         pools.run_copies(hypervisor);
         for Pending { packet, copies } in pending {
             if let Some(packet) = self.finish(packet, copies, pools) {
@@ -125,7 +127,7 @@ impl TxQueue {
     fn collect(
         &mut self,
         pools: &mut Pools,
-        credit: &mut Option<Credit>,
+        common: &mut Common,
         room: usize,
         pending: &mut Vec<Pending, BATCH>,
         now: Instant,
@@ -136,11 +138,13 @@ impl TxQueue {
             if is_short(pools) || pools.copies.room() < MAX_SLOTS {
                 break;
             }
-            let Some(first) = self.first(credit, now)? else { break };
+            let Some(first) = self.first(&mut common.credit, now)? else { break };
             let mut first = Some(first);
             let chain = Chain::parse(|| first.take().or_else(|| self.ring.take()))?;
             if chain.refusal.is_some() {
                 self.refuse(&chain);
+            } else if let Some(change) = chain.change {
+                self.change(&chain, change, common);
             } else if let Some(next) = self.build(&chain, pools, now)? {
                 // Bounded by `room`, which is at most its capacity.
                 if let Err(next) = pending.push(next) {
@@ -182,6 +186,15 @@ impl TxQueue {
             let extras = if index == 0 { chain.extras } else { 0 };
             self.respond(slot.id, Status::Error, extras);
         }
+    }
+
+    /// Changes the vif's groups, as far as there is room, and answers the request.
+    fn change(&mut self, chain: &Chain, change: GroupChange, common: &mut Common) {
+        let status = match common.change(change) {
+            Ok(()) => Status::Okay,
+            Err(TooManyGroups) => Status::Error,
+        };
+        self.respond(chain.slots[0].id, status, chain.extras);
     }
 
     /// Starts a packet: claims its pages, and adds the copies of its headers.

@@ -6,15 +6,16 @@ use kernel::Pools;
 use kernel::memory::{MapError, MappedPage, Window};
 use kernel::packet::Batch;
 use kernel::pages::ShardId;
-use kernel::switch::{Holding, MAX_WAIT, PartialChecksums, Port, PortQueue, Traffic};
+use kernel::switch::{Groups, Holding, MAX_WAIT, PartialChecksums, Port, PortQueue, Traffic};
 use xen::event::EventPort;
 use xen::{DomainId, Errno, Hypervisor, Instant};
 
 use super::chain::Violation;
+use super::common::Common;
 use super::credit::Credit;
 use super::rx::{RxCounters, RxQueue, STALL_TIMEOUT};
 use super::tx::{TxCounters, TxQueue};
-use crate::netback::{Carrier, Frontend};
+use crate::netback::{Carrier, Frontend, Options};
 
 /// How often a frontend that does not say when it has receive slots is looked at
 /// (P-22).
@@ -68,8 +69,7 @@ pub struct Vif<H: Hypervisor> {
     event: EventPort,
     rx_notify: bool,
     partial_checksums: PartialChecksums,
-    /// What it may send, where that is limited: together, by however many queues.
-    credit: Option<Credit>,
+    common: Common,
     carrier: Carrier<Violation>,
     /// When to look at the receive ring again, without an event.
     look_at: Option<Instant>,
@@ -107,7 +107,7 @@ impl<H: Hypervisor> Vif<H> {
                     v4: frontend.ipv4_checksum,
                     v6: frontend.ipv6_checksum,
                 },
-                credit: None,
+                common: Common::default(),
                 carrier: Carrier::Up,
                 look_at: None,
             }),
@@ -140,12 +140,23 @@ impl<H: Hypervisor> Vif<H> {
 
     /// Limits what the guest may send from now on.
     pub fn limit(&mut self, credit: Option<Credit>) {
-        self.credit = credit;
+        self.common.credit = credit;
     }
 
     /// What the guest may still send, where that is limited.
     pub fn credit(&self) -> Option<Credit> {
-        self.credit
+        self.common.credit
+    }
+
+    /// Takes note of what the frontend may change while it is connected.
+    pub fn set_options(&mut self, options: Options) {
+        self.common.set_filters(options.multicast_control);
+    }
+
+    /// The groups that the guest wants multicast of, `None` for all, where that changed
+    /// since this was asked last.
+    pub fn changed_filter(&mut self) -> Option<Option<&Groups>> {
+        self.common.changed_filter()
     }
 
     /// Undoes [`attach`](Self::attach), in the order of O-12. Pages of the guest's that
@@ -215,7 +226,7 @@ impl<H: Hypervisor> Vif<H> {
         if self.is_broken() {
             return false;
         }
-        let more = match self.tx.receive(&self.hypervisor, pools, &mut self.credit, batch, now) {
+        let more = match self.tx.receive(&self.hypervisor, pools, &mut self.common, batch, now) {
             Ok(true) => Ok(true),
             // The guest need not say that there is more, since that is not taken either.
             Ok(false) if self.tx.resumes_at().is_some() => Ok(false),

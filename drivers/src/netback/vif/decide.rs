@@ -10,7 +10,7 @@ use xen::store::Error;
 use super::{After, Context, LINGER, REFUSAL_DELAY, Task, Vif, shortened};
 use crate::netback::keys::Keys;
 use crate::netback::state::{self, Action, Ours, Theirs};
-use crate::netback::{Carrier, ConnectRequest, Frontend, VifConfig, VifHost};
+use crate::netback::{Carrier, ConnectRequest, Frontend, Options, VifConfig, VifHost};
 
 impl Vif {
     /// Reads what the toolstack configured.
@@ -108,6 +108,29 @@ impl Vif {
         };
     }
 
+    /// Passes on what a connected frontend changed. What makes no sense changes nothing.
+    pub(super) fn reconfigure(
+        &mut self,
+        values: &[Result<Vec<u8>, Error>],
+        host: &mut impl VifHost,
+    ) {
+        if !self.connected {
+            return;
+        }
+        match Options::parse(&Keys::options(values)) {
+            Ok(options) if options == self.options => {}
+            Ok(options) => {
+                self.options = options;
+                host.reconfigure(self.id, options);
+            }
+            Err(_) if self.met_bad_option => {}
+            Err(error) => {
+                self.met_bad_option = true;
+                log::warn!("{}: {error}; what it was before stays", self.id);
+            }
+        }
+    }
+
     /// Reads what the frontend shares and has the host take it.
     pub(super) fn connect(
         &mut self,
@@ -121,6 +144,7 @@ impl Vif {
         let request = ConnectRequest { vif: self.id, config, frontend };
         host.connect(&request, now).map_err(|refusal| refusal.to_string())?;
         self.connected = true;
+        self.options = frontend.options;
         Ok(())
     }
 
