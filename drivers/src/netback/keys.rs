@@ -84,6 +84,9 @@ pub struct Options {
 
 /// Why a directory's keys make no vif.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    /// So many bytes left free in a page before what it receives (P-23), as far as there
+    /// is room.
+    pub xdp_headroom: u32,
 pub struct KeyError {
     /// The key.
     pub key: &'static str,
@@ -152,8 +155,9 @@ pub(super) const FRONTEND_KEYS: &[&str] = &[
     "request-multicast-control",
 ];
 
+    ("feature-xdp-headroom", "1"),
 /// Those that are read whenever a connected frontend is looked at.
-pub(super) const OPTION_KEYS: &[&str] = &["request-multicast-control"];
+pub(super) const OPTION_KEYS: &[&str] = &["request-multicast-control", "xdp-headroom"];
 
 /// Whether a key of our directory is one that an operator may expect to have an
 /// effect and that has none here.
@@ -167,6 +171,7 @@ pub(super) struct Keys<'a> {
     names: &'static [&'static str],
     values: &'a [Result<Vec<u8>, store::Error>],
 }
+    "xdp-headroom",
 
 impl<'a> Keys<'a> {
     pub(super) fn config(values: &'a [Result<Vec<u8>, store::Error>]) -> Self {
@@ -286,7 +291,12 @@ impl Frontend {
 
 impl Options {
     pub(super) fn parse(keys: &Keys<'_>) -> Result<Self, KeyError> {
-        Ok(Self { multicast_control: keys.switch("request-multicast-control", false)? })
+        let key = "xdp-headroom";
+        let headroom = keys.optional(key)?.map(|text| number(text).ok_or(malformed(key)));
+        Ok(Self {
+            multicast_control: keys.switch("request-multicast-control", false)?,
+            xdp_headroom: headroom.transpose()?.unwrap_or(0),
+        })
     }
 }
 
@@ -468,7 +478,7 @@ mod tests {
             scatter_gather: false,
             ipv4_checksum: true,
             ipv6_checksum: false,
-            options: Options { multicast_control: false },
+            options: Options { multicast_control: false, xdp_headroom: 0 },
         };
         assert_eq!(frontend_with("multi-queue-num-queues", "1"), Ok(plain));
         assert_eq!(frontend_with("feature-sg", "0"), Ok(plain));
@@ -536,6 +546,7 @@ mod tests {
             ("", "1"),
             ("3", ""),
             ("32752", "1"),
+        assert_eq!(with("xdp-headroom", "65536").options.xdp_headroom, 65_536);
             ("65539", "1"),
             ("3", "4294967296"),
             ("-3", "1"),

@@ -6,7 +6,7 @@
 //!              ▼       (if wanted)  ▲                                │ what next() says
 //!            Rest ── marked ────────┘       ┌────────────────────────┤
 //!             ▲                             ▼                        ▼
-//!             ├── Publish(2,4,5,6) ◀── SetMtu, ReadRings, Disconnect │ directory gone,
+//!             ├─ Publish(2,4,5,6,8) ◀─ SetMtu, ReadRings, Disconnect │ directory gone,
 //!             │                                                      ▼ or Remove done
 //!             └── Report                                  Clean ─▶ Unwatch ─▶ Gone
 //! ```
@@ -284,7 +284,7 @@ impl Vif {
             }
             (Task::Configure, Ok(Reply::Values(values))) => self.configure(&values, host, now),
             (Task::Look, Ok(Reply::Values(values))) => {
-                self.reconfigure(values.get(3..).unwrap_or(&[]), host);
+                self.reconfigure(values.get(3..).unwrap_or(&[]), host, now);
                 self.decide(&values, context);
             }
             (Task::ReadRings, Ok(Reply::Values(values))) => {

@@ -164,6 +164,17 @@ impl RxResponse {
     pub fn flags(&self) -> RxFlags {
         RxFlags::from_bits_truncate(self.flags)
     }
+
+    /// The response as extra info, which it is where the one before it says so.
+    pub fn extra(self) -> ExtraInfo {
+        zerocopy::transmute!(self)
+    }
+}
+
+impl From<ExtraInfo> for RxResponse {
+    fn from(extra: ExtraInfo) -> Self {
+        zerocopy::transmute!(extra)
+    }
 }
 
 /// Extra info beside a packet.
@@ -181,6 +192,12 @@ impl ExtraInfo {
     /// Extra info.
     pub fn new(kind: u8, flags: ExtraFlags, data: [u8; 6]) -> Self {
         Self { kind, flags: flags.bits(), data }
+    }
+
+    /// How many bytes are free before a packet's in its pages, for XDP (P-23).
+    pub fn xdp(headroom: u16) -> Self {
+        let [low, high] = headroom.to_le_bytes();
+        Self::new(XDP as u8, ExtraFlags::empty(), [low, high, 0, 0, 0, 0])
     }
 
     /// The flags that have a meaning.
@@ -263,6 +280,9 @@ mod tests {
         let extra = ExtraInfo::new(1, ExtraFlags::MORE, [3, 4, 5, 6, 7, 8]);
         assert_eq!(TxSlot::from(extra).as_bytes(), [1, 1, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0]);
         assert_eq!(TxSlot::from(extra).extra(), extra);
+        let extra = ExtraInfo::xdp(0x0201);
+        assert_eq!(RxResponse::from(extra).as_bytes(), [5, 0, 1, 2, 0, 0, 0, 0]);
+        assert_eq!(RxResponse::from(extra).extra(), extra);
     }
 
     #[test]

@@ -9,7 +9,9 @@ use xen::event::RemotePort;
 use xen::fake::{Grant, Guest, GuestFrame};
 use xen::fake_store::{Netfront, VifPaths, Xenstored};
 use xen::grant::GrantRef;
-use xen::netif::{ExtraInfo, RxFlags, RxRequest, RxResponse, Status, TxFlags, TxRequest};
+use xen::netif::{
+    ExtraInfo, ExtraType, RxFlags, RxRequest, RxResponse, Status, TxFlags, TxRequest,
+};
 use xen::netif::{TxResponse, TxSlot};
 use xen::ring::{FrontRing, RX_RING_SIZE, TX_RING_SIZE};
 use xen::{Instant, PAGE_SIZE};
@@ -40,6 +42,8 @@ pub struct Manners {
     pub offers: u32,
     /// Whether it offers a new page for each one filled.
     pub refills: bool,
+    /// How much headroom it asks for when it connects.
+    pub xdp_headroom: u32,
     /// Where the rings' indices start.
     pub start: u32,
 }
@@ -53,6 +57,7 @@ impl Default for Manners {
             ipv6_checksum: true,
             offers: RX_RING_SIZE,
             refills: true,
+            xdp_headroom: 0,
             // So that every world sees them wrap.
             start: u32::MAX - 100,
         }
@@ -115,8 +120,10 @@ pub struct Received {
     pub bytes: Vec<u8>,
     /// The first slot's flags, but for `MORE_DATA`.
     pub flags: RxFlags,
-    /// In how many slots.
+    /// In how many slots, those of extra info aside.
     pub slots: usize,
+    /// How many bytes were left free before it in each page.
+    pub headroom: u16,
     /// How many of them the backend failed to fill.
     pub failed: usize,
 }
@@ -176,6 +183,9 @@ struct Assembly {
     flags: Option<RxFlags>,
     slots: usize,
     failed: usize,
+    headroom: u16,
+    /// The first slot, while what follows is its extra info.
+    first: Option<(RxResponse, Lent)>,
 }
 
 /// A guest's network driver.
@@ -275,6 +285,7 @@ impl Front {
             ("feature-rx-notify", rx_notify.into()),
             ("feature-no-csum-offload", (!ipv4_checksum).into()),
             ("feature-ipv6-csum-offload", ipv6_checksum.into()),
+            ("xdp-headroom", self.manners.xdp_headroom),
         ];
         for (name, value) in keys {
             self.set_key(name, &value.to_string());
@@ -376,7 +387,7 @@ impl Front {
             scatter_gather,
             ipv4_checksum,
             ipv6_checksum,
-            options: Options::default(),
+            options: Options { xdp_headroom: self.manners.xdp_headroom, ..Options::default() },
         }
     }
 
@@ -448,7 +459,7 @@ impl Front {
             let mut taken = 0;
             while let Some(response) = self.rings.rx.take() {
                 taken += 1;
-                self.filled(response, now);
+                self.taken(response, now);
             }
             if self.manners.refills {
                 self.offer(taken);
@@ -470,30 +481,55 @@ impl Front {
         self.answers.push(TxAnswer { id, status });
     }
 
-    /// Checks what netfront relies on (P-17 to P-20).
-    fn filled(&mut self, response: RxResponse, now: Instant) {
+    /// Takes a slot of the receive ring: a response, or extra info of the one before.
+    fn taken(&mut self, response: RxResponse, now: Instant) {
         let (id, lent) = self.offered.pop_front().expect("a response to a request");
-        assert_eq!(response.id, id, "responses occupy their requests' slots (P-17)");
+        let Some(first) = self.assembly.first.take() else {
+            assert_eq!(response.id, id, "responses occupy their requests' slots (P-17)");
+            if response.flags().contains(RxFlags::EXTRA_INFO) {
+                self.assembly.first = Some((response, lent));
+                return;
+            }
+            return self.filled(response, lent, now);
+        };
+        let extra = response.extra();
+        let [low, high, 0, 0, 0, 0] = extra.data else { panic!("{extra:?}") };
+        assert_eq!(extra.extra_type(), Some(ExtraType::Xdp));
+        assert!(extra.flags().is_empty(), "the only one");
+        self.assembly.headroom = u16::from_le_bytes([low, high]);
+        assert_ne!(self.assembly.headroom, 0, "nothing to tell");
+        let mut page = vec![0; PAGE_SIZE];
+        self.guest.page(lent.frame).read_bytes(0, &mut page);
+        assert!(page.iter().all(|byte| *byte == BLANK), "written to for extra info");
+        self.take_back(lent);
+        self.filled(first.0, first.1, now);
+    }
+
+    /// Checks what netfront relies on (P-17 to P-20, P-23).
+    fn filled(&mut self, response: RxResponse, lent: Lent, now: Instant) {
         let mut flags = response.flags();
         let more = flags.contains(RxFlags::MORE_DATA);
-        flags.remove(RxFlags::MORE_DATA);
+        flags.remove(RxFlags::MORE_DATA | RxFlags::EXTRA_INFO);
         let assembly = &mut self.assembly;
+        let headroom = usize::from(assembly.headroom);
         assembly.slots += 1;
         if assembly.flags.is_none() {
             let known = RxFlags::CSUM_BLANK | RxFlags::DATA_VALIDATED;
-            assert!(known.contains(flags), "no extra info: {flags:?}");
+            assert!(known.contains(flags), "{flags:?}");
             assembly.flags = Some(flags);
         } else {
             assert_eq!(flags, RxFlags::empty(), "only the first slot has flags");
         }
         match usize::try_from(response.status) {
             Ok(len) => {
-                assert_eq!(response.offset, 0, "no headroom was asked for");
-                assert!(len <= PAGE_SIZE, "{len} bytes in a page (P-18)");
-                assert!(!more || len == PAGE_SIZE, "{len} bytes, and more (P-19)");
+                assert_eq!(usize::from(response.offset), headroom, "as the extra info says");
+                assert!(headroom + len <= PAGE_SIZE, "{len} bytes in a page (P-18)");
+                assert!(!more || headroom + len == PAGE_SIZE, "{len} bytes, and more (P-19)");
                 assert!(len > 0, "an empty slot");
-                let mut bytes = vec![0; PAGE_SIZE.min(len + MARGIN)];
-                self.guest.page(lent.frame).read_bytes(0, &mut bytes);
+                let mut before = vec![0; PAGE_SIZE.min(headroom + len + MARGIN)];
+                self.guest.page(lent.frame).read_bytes(0, &mut before);
+                let mut bytes = before.split_off(headroom);
+                assert!(before.iter().all(|byte| *byte == BLANK), "written before the packet");
                 let behind = bytes.split_off(len);
                 assert!(behind.iter().all(|byte| *byte == BLANK), "written behind the packet");
                 assembly.bytes.extend(bytes);
@@ -504,11 +540,11 @@ impl Front {
             }
         }
         if !more {
-            let Assembly { bytes, flags, slots, failed } = std::mem::take(assembly);
+            let Assembly { bytes, flags, slots, failed, headroom, .. } = std::mem::take(assembly);
             assert!(slots <= MAX_RX_SLOTS, "{slots} slots (P-18)");
             assert!(self.manners.scatter_gather || slots == 1, "no feature-sg");
             let flags = flags.unwrap_or(RxFlags::empty());
-            self.received.push(Received { at: now, bytes, flags, slots, failed });
+            self.received.push(Received { at: now, bytes, flags, slots, headroom, failed });
         }
         self.take_back(lent);
     }

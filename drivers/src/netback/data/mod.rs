@@ -9,6 +9,6 @@ mod vif;
 
 pub use chain::Violation;
 pub use credit::Credit;
-pub use rx::{RxCounters, STALL_TIMEOUT};
+pub use rx::{MAX_HEADROOM, RxCounters, STALL_TIMEOUT};
 pub use tx::{TxCounters, is_short};
 pub use vif::{AttachError, Vif, VifCounters, patience};

@@ -12,7 +12,7 @@ use kernel::Pools;
 use kernel::packet::{BATCH, Checksum, MAX_FRAGMENTS, Packet};
 use kernel::switch::PortQueue;
 use xen::grant::{GrantCopy, GrantRef, GrantRegion};
-use xen::netif::{RxFlags, RxRequest, RxResponse, Status};
+use xen::netif::{ExtraInfo, RxFlags, RxRequest, RxResponse, Status};
 use xen::ring::{BackRing, RX_RING_SIZE};
 use xen::{DomainId, Hypervisor, Instant, LocalRegion, PAGE_SIZE, SharedPage};
 
@@ -22,8 +22,13 @@ use super::chain::Violation;
 /// guest is taken to have stopped receiving: as long as with Linux.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most slots a packet of 64 KiB takes.
-const MAX_SLOTS: usize = 17;
+/// The most headroom (P-23). What is left of a page holds the longest frame of a network
+/// without jumbo frames, so that such packets stay in one slot.
+pub const MAX_HEADROOM: u16 = 2048;
+
+/// The most slots that hold a packet's bytes: what Linux' frontend takes (P-18), and one
+/// more than 64 KiB need without headroom.
+const MAX_SLOTS: usize = 18;
 /// The most copies a packet takes: each piece of it, and each page's end.
 const MAX_COPIES: usize = 1 + MAX_FRAGMENTS + MAX_SLOTS;
 
@@ -52,6 +57,8 @@ pub(super) struct RxQueue {
     domain: DomainId,
     /// Whether the frontend takes packets of more than one slot (feature-sg).
     scatter_gather: bool,
+    /// How many bytes of each page stay free before a packet's.
+    headroom: u16,
     short: Option<Short>,
     counters: RxCounters,
 }
@@ -67,12 +74,17 @@ struct Short {
 
 /// A slot that is being filled.
 #[derive(Debug)]
-struct Slot {
-    id: u16,
-    flags: RxFlags,
-    len: u16,
-    /// Where in the batch of copies the next slot's begin.
-    copies_end: u16,
+enum Slot {
+    /// With bytes of a packet.
+    Data {
+        id: u16,
+        flags: RxFlags,
+        len: u16,
+        /// Where in the batch of copies the next slot's begin.
+        copies_end: u16,
+    },
+    /// With what is to be known of the packet whose first slot is before it.
+    Extra(ExtraInfo),
 }
 
 /// Packets whose copies are on their way, and the slots they go to.
@@ -90,7 +102,14 @@ impl RxQueue {
         scatter_gather: bool,
     ) -> Result<Self, Violation> {
         let ring = Ring::attach(page).map_err(Violation::Ring)?;
-        Ok(Self { ring, domain, scatter_gather, short: None, counters: RxCounters::default() })
+        let counters = RxCounters::default();
+        Ok(Self { ring, domain, scatter_gather, headroom: 0, short: None, counters })
+    }
+
+    /// Leaves so many bytes free before a packet's in each page from now on, as far as
+    /// [`MAX_HEADROOM`] goes. The frontend is told with each packet how many there are.
+    pub(super) fn set_headroom(&mut self, headroom: u32) {
+        self.headroom = u16::try_from(headroom).unwrap_or(u16::MAX).min(MAX_HEADROOM);
     }
 
     pub(super) fn counters(&self) -> RxCounters {
@@ -152,7 +171,7 @@ impl RxQueue {
     ) -> Result<Option<u32>, Violation> {
         let mut free = self.ring.requests().map_err(Violation::Ring)?;
         while let Some(next) = queue.front() {
-            let needed = next.len().div_ceil(PAGE_SIZE);
+            let needed = next.len().div_ceil(PAGE_SIZE - usize::from(self.headroom));
             if needed > MAX_SLOTS || needed > 1 && !self.scatter_gather {
                 self.counters.too_long += 1;
                 if let Some(packet) = queue.pop() {
@@ -160,7 +179,8 @@ impl RxQueue {
                 }
                 continue;
             }
-            let needed = needed as u32;
+            let data = needed as u32;
+            let needed = data + u32::from(self.headroom > 0);
             if free < needed {
                 return Ok(Some(needed));
             }
@@ -169,7 +189,7 @@ impl RxQueue {
             }
             let Some(packet) = queue.pop() else { break };
             free -= needed;
-            self.copy(&packet, needed, pools, pass);
+            self.copy(&packet, data, pools, pass);
             if let Err((packet, _)) = pass.packets.push((packet, needed as u8)) {
                 pools.give(packet);
             }
@@ -177,25 +197,31 @@ impl RxQueue {
         Ok(None)
     }
 
-    /// Adds the copies of a packet into the next `slots` slots of the ring.
+    /// Adds the copies of a packet into the next `slots` slots of the ring, beside that of
+    /// its extra info.
     fn copy(&mut self, packet: &Packet, slots: u32, pools: &mut Pools, pass: &mut Pass) {
         let mut flags = match packet.meta.checksum {
             Checksum::Partial => RxFlags::CSUM_BLANK | RxFlags::DATA_VALIDATED,
             Checksum::Validated => RxFlags::DATA_VALIDATED,
             Checksum::Unknown => RxFlags::empty(),
         };
+        flags.set(RxFlags::EXTRA_INFO, self.headroom > 0);
         let mut pieces = Pieces::new(packet);
         for index in 0..slots {
             // The slots were counted before.
             let Some(request) = self.ring.take() else { break };
-            let to =
-                GrantRegion { domain: self.domain, reference: GrantRef(request.gref), offset: 0 };
+            let reference = GrantRef(request.gref);
+            let to = GrantRegion { domain: self.domain, reference, offset: self.headroom };
             let len = pieces.fill_page(to, pools);
             if index + 1 < slots {
                 flags |= RxFlags::MORE_DATA;
             }
             let copies_end = pools.copies.len() as u16;
-            let _ = pass.slots.push(Slot { id: request.id, flags, len, copies_end });
+            let _ = pass.slots.push(Slot::Data { id: request.id, flags, len, copies_end });
+            // Extra info follows the first slot (P-17), in a slot of its own.
+            if flags.contains(RxFlags::EXTRA_INFO) && self.ring.take().is_some() {
+                let _ = pass.slots.push(Slot::Extra(ExtraInfo::xdp(self.headroom)));
+            }
             flags = RxFlags::empty();
         }
     }
@@ -211,14 +237,20 @@ impl RxQueue {
         for (packet, count) in pass.packets {
             let (mut delivered, mut unreadable) = (true, false);
             for slot in slots.by_ref().take(usize::from(count)) {
-                let end = usize::from(slot.copies_end);
+                let &Slot::Data { id, flags, len, copies_end } = slot else {
+                    if let Slot::Extra(extra) = slot {
+                        self.ring.respond((*extra).into());
+                    }
+                    continue;
+                };
+                let end = usize::from(copies_end);
                 let mut outcomes = (copy..end).map(|place| pools.copies.status(place).is_ok());
                 let filled = outcomes.clone().all(|copied| copied);
                 delivered &= filled;
                 unreadable |= !filled && outcomes.any(|copied| copied);
                 copy = end;
-                let status = if filled { slot.len as i16 } else { Status::Error as i16 };
-                self.ring.respond(RxResponse::new(slot.id, 0, slot.flags, status));
+                let status = if filled { len as i16 } else { Status::Error as i16 };
+                self.ring.respond(RxResponse::new(id, self.headroom, flags, status));
             }
             if delivered {
                 self.counters.packets += 1;
@@ -248,15 +280,17 @@ impl<'a> Pieces<'a> {
         Self { packet, piece: 0, done: 0 }
     }
 
-    /// Adds the copies that fill the page `to` and returns how many bytes they are.
+    /// Adds the copies that fill the rest of a page from `to` on and returns how many bytes
+    /// they are.
     fn fill_page(&mut self, to: GrantRegion, pools: &mut Pools) -> u16 {
+        let room = PAGE_SIZE as u16 - to.offset;
         let mut filled = 0;
-        while filled < PAGE_SIZE as u16
+        while filled < room
             && let Some(len) = self.piece_len()
         {
-            let count = (len - self.done).min(PAGE_SIZE as u16 - filled);
+            let count = (len - self.done).min(room - filled);
             if count > 0 {
-                let to = GrantRegion { offset: filled, ..to };
+                let to = GrantRegion { offset: to.offset + filled, ..to };
                 if let Some(copy) = self.copy(to, count, pools) {
                     pools.copies.push(copy);
                 }

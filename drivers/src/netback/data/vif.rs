@@ -151,6 +151,7 @@ impl<H: Hypervisor> Vif<H> {
     /// Takes note of what the frontend may change while it is connected.
     pub fn set_options(&mut self, options: Options) {
         self.common.set_filters(options.multicast_control);
+        self.rx.set_headroom(options.xdp_headroom);
     }
 
     /// The groups that the guest wants multicast of, `None` for all, where that changed

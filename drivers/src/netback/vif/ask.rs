@@ -97,11 +97,11 @@ impl Vif {
                         .write(&format!("{}/error", self.error_dir()), error.as_bytes())
                         .write(&key("hotplug-error"), error.as_bytes())
                         .write(&key("hotplug-status"), b"error");
-                } else if self.ours == Ours::Connected {
+                } else if matches!(self.ours, Ours::Connected | Ours::Reconfigured) {
                     transaction = transaction.remove(&key("hotplug-status"));
                 }
             }
-            Ours::Initialising | Ours::Closed => {}
+            Ours::Initialising | Ours::Reconfigured | Ours::Closed => {}
         }
         let number = to.number().to_string();
         if self.seen != number.as_bytes() {
@@ -115,8 +115,9 @@ impl Vif {
     /// vif stays as it is.
     fn report(&mut self) -> Transaction {
         let carrier = if self.carrier == Carrier::Up { b"1" } else { b"0" };
+        let connected = if self.ours == Ours::Reconfigured { b"8" } else { b"4" };
         let transaction = Transaction::new()
-            .expect(&format!("{}/state", self.dir()), b"4")
+            .expect(&format!("{}/state", self.dir()), connected)
             .write(&format!("{}/carrier", self.dir()), carrier);
         match &self.carrier {
             Carrier::Up | Carrier::Stalled => transaction,

@@ -8,6 +8,7 @@ use xen::Instant;
 use xen::store::Error;
 
 use super::{After, Context, LINGER, REFUSAL_DELAY, Task, Vif, shortened};
+use crate::netback::data::MAX_HEADROOM;
 use crate::netback::keys::Keys;
 use crate::netback::state::{self, Action, Ours, Theirs};
 use crate::netback::{Carrier, ConnectRequest, Frontend, Options, VifConfig, VifHost};
@@ -94,7 +95,7 @@ impl Vif {
             Action::Close if self.connected => {
                 Task::Disconnect { since: context.now, then: After::Close }
             }
-            Action::Close | Action::Finish => Task::Publish(to),
+            Action::Reconfigure | Action::Close | Action::Finish => Task::Publish(to),
             Action::Remove => {
                 let since = *self.removable_since.get_or_insert(context.now);
                 if context.now.since(since) >= LINGER {
@@ -114,13 +115,14 @@ impl Vif {
         values: &[Result<Vec<u8>, Error>],
         host: &mut impl VifHost,
     ) {
+        now: Instant,
         if !self.connected {
             return;
         }
         match Options::parse(&Keys::options(values)) {
             Ok(options) if options == self.options => {}
             Ok(options) => {
-                self.options = options;
+                self.set_options(options, now);
                 host.reconfigure(self.id, options);
             }
             Err(_) if self.met_bad_option => {}
@@ -144,11 +146,20 @@ impl Vif {
         let request = ConnectRequest { vif: self.id, config, frontend };
         host.connect(&request, now).map_err(|refusal| refusal.to_string())?;
         self.connected = true;
-        self.options = frontend.options;
+        self.set_options(frontend.options, now);
         Ok(())
     }
 
     pub(super) fn published(&mut self, to: Ours, now: Instant) {
+    /// Takes note of a frontend's options, and tells of one that is not quite honoured.
+    fn set_options(&mut self, options: Options, now: Instant) {
+        self.options = options;
+        let asked = options.xdp_headroom;
+        if asked > MAX_HEADROOM.into() {
+            self.complain(now, format_args!("xdp-headroom {asked} is cut to {MAX_HEADROOM}"));
+        }
+    }
+
         match to {
             Ours::Connected => self.tell(now, "connected"),
             Ours::Closed => self.tell(now, "closed"),
