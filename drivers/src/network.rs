@@ -219,6 +219,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             uplink: true,
             mtu: MTU,
             tags: UPLINK_TAGS,
+            vlans: None,
             queue: UPLINK_QUEUE,
         };
         let port = self.switches.join(bridge, config)?;
@@ -521,6 +522,7 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             uplink: false,
             mtu: config.mtu.unwrap_or(MTU),
             tags: GUEST_TAGS,
+            vlans: config.vlans.clone(),
             queue: QueueLimits {
                 packets: GUEST_PACKETS,
                 bytes: GUEST_BYTES,

@@ -375,8 +375,9 @@ impl Vif {
 
     /// Tells the operator of keys without effect.
     fn report_ignored(&self, names: &[String]) {
-        for name in names.iter().filter(|name| keys::is_ignored(name)).take(8) {
-            log::warn!("{}: {name} has no effect here", self.id);
+        let told = names.iter().filter_map(|name| Some((name, keys::without_effect(name)?)));
+        for (name, why) in told.take(8) {
+            log::warn!("{}: {name} has no effect: {why}", self.id);
         }
     }
 

@@ -17,6 +17,7 @@ mod slow;
 mod switches;
 #[cfg(test)]
 mod tests;
+mod vlan;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -28,9 +29,10 @@ use crate::Pools;
 use crate::defect::{self, Defect};
 use crate::memory::Size;
 use crate::packet::{Addresses, Batch, ETHERNET_HEADER, Ethernet, MacAddress, Packet, VLAN_TAG};
-use bridge::{Bridge, Forged, Learning};
+use bridge::{Bridge, Forged, Learning, Station};
 use prepare::Underway;
 use queue::buffer_size;
+use vlan::InVlan;
 
 pub use bridge::{BridgeCounters, PinError, Seed};
 pub use counters::{Counters, DropReason, Traffic};
@@ -39,6 +41,7 @@ pub use port::{Holding, JoinError, PartialChecksums, Port, PortConfig, PortId, P
 pub use queue::{PortQueue, QueueLimits};
 pub use slow::{PuntReason, Punted, SlowPath};
 pub use switches::{BadName, BridgeName, Limits, Switches};
+pub use vlan::{Form, VlanError, Vlans};
 
 /// How long a packet that waits for a port borrows pages (NETBACK-SPEC O-8). Then it
 /// is copied and waits on, or dropped where there is nothing to copy it to.
@@ -50,6 +53,8 @@ pub struct Switch {
     number: u16,
     slots: Box<[Slot]>,
     bridge: Bridge,
+    /// Whether some port has VLANs configured, so that all have VLANs.
+    has_vlans: bool,
     /// Ports with something to send, each at most once.
     dirty: Vec<u16>,
     underway: Underway,
@@ -92,6 +97,7 @@ impl Switch {
             number,
             slots: (0..limits.ports).map(|_| Slot { generation: 0, state: None }).collect(),
             bridge: Bridge::new(limits.addresses, limits.ports, seed),
+            has_vlans: false,
             dirty: Vec::with_capacity(usize::from(limits.ports)),
             underway: Underway::new(),
             deadline: None,
@@ -123,13 +129,14 @@ impl Switch {
             self.bridge.pin(address, index).map_err(JoinError::Address)?;
         }
         self.slots[usize::from(index)].state = Some(PortState {
-            config,
             queue: PortQueue::with_sources(config.queue, self.slots.len() as u16),
+            config,
             counters: Counters::default(),
             dirty: false,
             carrier: true,
             filter: None,
         });
+        self.look_for_vlans();
         Ok(self.id(index))
     }
 
@@ -142,7 +149,18 @@ impl Switch {
         state.clear(DropReason::Removed, pools);
         self.dirty.retain(|dirty| *dirty != index);
         self.bridge.close(index);
+        self.look_for_vlans();
         Some(state.counters)
+    }
+
+    /// Takes note whether there are VLANs. What was learnt while that was otherwise is not
+    /// known of any VLAN.
+    fn look_for_vlans(&mut self) {
+        let mut states = self.slots.iter().filter_map(|slot| slot.state.as_ref());
+        let has_vlans = states.any(|state| state.config.vlans.is_some());
+        if core::mem::replace(&mut self.has_vlans, has_vlans) != has_vlans {
+            self.bridge.forget();
+        }
     }
 
     /// Puts what came from a port into the queues of those it goes to.
@@ -160,8 +178,10 @@ impl Switch {
                 state.counters.received.add(1, packet.len());
             }
             match self.way(from, packet.headers(&pools.buffers), seconds) {
-                Ok(Way::To(port)) => self.enqueue(port, from, packet, pools, now),
-                Ok(Way::Flood(group)) => self.flood(from, group, packet, pools, now),
+                Ok((Way::To(port), frame)) => self.direct(port, from, frame, packet, pools, now),
+                Ok((Way::Flood(group), frame)) => {
+                    self.flood(from, group, frame, packet, pools, now);
+                }
                 Err(reason) => self.refuse(from, reason, packet, pools, slow),
             }
         }
@@ -249,51 +269,93 @@ impl Switch {
         self.deadline = states.filter_map(|state| state.queue.deadline()).min();
     }
 
-    /// Learns where a frame came from and finds where it goes.
-    fn way(&mut self, from: u16, headers: &[u8], now: u32) -> Result<Way, DropReason> {
+    /// Learns where a frame came from and finds where it goes; on a bridge with VLANs, in
+    /// which one.
+    fn way(
+        &mut self,
+        from: u16,
+        headers: &[u8],
+        now: u32,
+    ) -> Result<(Way, Option<InVlan>), DropReason> {
         let Addresses { destination, source } =
             Addresses::parse(headers).ok_or(DropReason::Runt)?;
         if !source.is_unicast() {
             return Err(DropReason::BadSource);
         }
-        self.bridge.learn(source, from, now).map_err(|Forged| DropReason::Forged)?;
+        let state = self.slots[usize::from(from)].state.as_ref().filter(|_| self.has_vlans);
+        let frame = state.map(|state| state.config.classify(headers)).transpose()?;
+        let vlan = frame.map_or(0, |frame| frame.vlan);
+        let station = |address| Station { address, vlan };
+        self.bridge.learn(station(source), from, now).map_err(|Forged| DropReason::Forged)?;
         if destination.is_multicast() {
             let group = Some(destination).filter(|group| *group != MacAddress::BROADCAST);
             let reserved = destination.is_reserved();
-            return if reserved { Err(DropReason::Reserved) } else { Ok(Way::Flood(group)) };
+            let way = if reserved { Err(DropReason::Reserved) } else { Ok(Way::Flood(group)) };
+            return way.map(|way| (way, frame));
         }
-        match self.bridge.lookup(destination, now) {
+        match self.bridge.lookup(station(destination), now) {
             Some(port) if port == from => Err(DropReason::SamePort),
-            Some(port) => Ok(Way::To(port)),
-            None => Ok(Way::Flood(None)),
+            Some(port) => Ok((Way::To(port), frame)),
+            None => Ok((Way::Flood(None), frame)),
         }
     }
 
-    /// Sends a packet to all ports but the one it came from and those that filter its
-    /// group out: clones to all but the last, which gets the packet itself.
+    /// Sends a packet to one port, if that is in its VLAN.
+    fn direct(
+        &mut self,
+        to: u16,
+        from: u16,
+        mut frame: Option<InVlan>,
+        mut packet: Box<Packet>,
+        pools: &mut Pools,
+        now: Instant,
+    ) {
+        let config = self.state_mut(to).map(|state| &state.config);
+        let form = frame.and_then(|frame| config?.form(frame.vlan));
+        match InVlan::reshape(&mut frame, form, &mut packet, pools) {
+            Ok(()) => self.enqueue(to, from, packet, pools, now),
+            Err(reason) => self.discard(to, reason, packet, pools),
+        }
+    }
+
+    /// Sends a packet to all ports but the one it came from, those that filter its group
+    /// out, and those that are not in its VLAN: clones to all but the last, which gets the
+    /// packet itself. Ports that want another form of it come after those that want it as
+    /// it is, so that its header is changed once.
     fn flood(
         &mut self,
         from: u16,
         group: Option<MacAddress>,
-        packet: Box<Packet>,
+        mut frame: Option<InVlan>,
+        mut packet: Box<Packet>,
         pools: &mut Pools,
         now: Instant,
     ) {
-        let (mut last, mut filtered) = (None, false);
-        for index in 0..self.slots.len() as u16 {
-            let Some(state) = self.state_mut(index).filter(|_| index != from) else { continue };
-            if state.filters(group) {
-                filtered = true;
-                continue;
-            }
-            if let Some(previous) = last.replace(index) {
-                self.enqueue_clone(previous, from, &packet, pools, now);
+        let (mut last, mut lonely) = (None, true);
+        let forms: &[_] = &frame.map_or([None; 2], |frame| frame.forms().map(Some));
+        for &form in if frame.is_some() { forms } else { &[None] } {
+            for index in 0..self.slots.len() as u16 {
+                let Some(state) = self.state_mut(index).filter(|_| index != from) else { continue };
+                if frame.is_some_and(|frame| state.config.form(frame.vlan) != form) {
+                    continue;
+                }
+                lonely = false;
+                if state.filters(group) {
+                    continue;
+                }
+                if let Some(previous) = last.take() {
+                    self.enqueue_clone(previous, from, &packet, pools, now);
+                }
+                match InVlan::reshape(&mut frame, form, &mut packet, pools) {
+                    Ok(()) => last = Some(index),
+                    Err(reason) => self.count(index, reason),
+                }
             }
         }
         match last {
             Some(last) => self.enqueue(last, from, packet, pools, now),
-            None if filtered => pools.give(packet),
-            None => self.discard(from, DropReason::Nowhere, packet, pools),
+            None if lonely => self.discard(from, DropReason::Nowhere, packet, pools),
+            None => pools.give(packet),
         }
     }
 
@@ -350,10 +412,14 @@ impl Switch {
         let Some(why) = PuntReason::of(reason) else {
             return self.discard(from, reason, packet, pools);
         };
-        if let Some(state) = self.state_mut(from) {
+        self.count(from, reason);
+        slow.punt(why, self.id(from), packet, pools);
+    }
+
+    fn count(&mut self, port: u16, reason: DropReason) {
+        if let Some(state) = self.state_mut(port) {
             state.counters.count(reason);
         }
-        slow.punt(why, self.id(from), packet, pools);
     }
 
     fn discard(&mut self, port: u16, reason: DropReason, packet: Box<Packet>, pools: &mut Pools) {

@@ -2,6 +2,7 @@
 
 mod multicast;
 mod slow;
+mod vlan;
 
 use std::collections::BTreeMap;
 use std::{mem, slice};
@@ -35,6 +36,7 @@ fn config(address: Option<[u8; 6]>) -> PortConfig {
         uplink: false,
         mtu: 1500,
         tags: 2,
+        vlans: None,
         queue: QueueLimits { packets: 40, bytes: 40 * 1526, wait: WAIT },
     }
 }

@@ -31,6 +31,7 @@ impl Vif {
             // A value that is no state.
             Err(_) => {}
         }
+        keys.remarks().for_each(|remark| log::warn!("{}: {remark}", self.id));
         let config = keys
             .frontend_dir(self.id)
             .map(|dir| self.frontend_dir = Some(dir))
@@ -114,8 +115,8 @@ impl Vif {
         &mut self,
         values: &[Result<Vec<u8>, Error>],
         host: &mut impl VifHost,
-    ) {
         now: Instant,
+    ) {
         if !self.connected {
             return;
         }
@@ -150,7 +151,6 @@ impl Vif {
         Ok(())
     }
 
-    pub(super) fn published(&mut self, to: Ours, now: Instant) {
     /// Takes note of a frontend's options, and tells of one that is not quite honoured.
     fn set_options(&mut self, options: Options, now: Instant) {
         self.options = options;
@@ -160,6 +160,7 @@ impl Vif {
         }
     }
 
+    pub(super) fn published(&mut self, to: Ours, now: Instant) {
         match to {
             Ours::Connected => self.tell(now, "connected"),
             Ours::Closed => self.tell(now, "closed"),
