@@ -332,8 +332,9 @@ impl Switch {
         now: Instant,
     ) {
         let (mut last, mut lonely) = (None, true);
-        let forms: &[_] = &frame.map_or([None; 2], |frame| frame.forms().map(Some));
-        for &form in if frame.is_some() { forms } else { &[None] } {
+        let forms = frame.map_or([None; 2], |frame| frame.forms().map(Some));
+        let rounds = if frame.is_some() { 2 } else { 1 };
+        for form in forms.into_iter().take(rounds) {
             for index in 0..self.slots.len() as u16 {
                 let Some(state) = self.state_mut(index).filter(|_| index != from) else { continue };
                 if frame.is_some_and(|frame| state.config.form(frame.vlan) != form) {

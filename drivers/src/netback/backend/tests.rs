@@ -616,7 +616,7 @@ fn refused_configurations() {
         ("bridge", &long),
         ("rate", "fast"),
         ("mtu", "0"),
-        ("vlan", "10"),
+        ("vlan", "10/20"),
         ("handle", "7"),
         ("frontend-id", "11"),
         ("frontend", "/local/domain/11/device/vif/0"),
@@ -645,7 +645,7 @@ fn refused_configurations() {
 fn refused_while_connected() {
     let mut world = World::before_start();
     let vif = vif(10, 0);
-    Toolstack::attach(&mut world.xenstored, &vif, &[("vlan", "10")]).unwrap();
+    Toolstack::attach(&mut world.xenstored, &vif, &[("vlan", "0")]).unwrap();
     let mut front = Netfront::new(vif);
     front.closes = false;
     front.connect(&mut world.xenstored);
