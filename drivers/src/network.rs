@@ -24,8 +24,10 @@ use xen::event::EventPort;
 use xen::{Hypervisor, Instant};
 
 use crate::log_budget::LogBudget;
-use crate::netback::data::{AttachError, Vif, VifCounters, Violation, is_short, patience};
-use crate::netback::{Carrier, ConnectRequest, Progress, Urgency, VifConfig, VifHost, VifId};
+use crate::netback::data::{AttachError, Credit, Vif, VifCounters, Violation, is_short, patience};
+use crate::netback::{
+    Carrier, ConnectRequest, Options, Progress, Urgency, VifConfig, VifHost, VifId,
+};
 use crate::nic::{Cause, Link, Nic, Status};
 use slow_path::{Notices, SlowPath};
 
@@ -64,6 +66,8 @@ pub struct Network<H: Hypervisor, N: Nic> {
     events: BTreeMap<EventPort, usize>,
     /// By the lent pages' shard, the vif's place.
     shards: BTreeMap<ShardId, usize>,
+    /// What vifs had left to send that were limited and are not connected now.
+    credits: BTreeMap<VifId, Credit>,
     /// Places of vifs that may have requests, each at most once.
     ready: VecDeque<usize>,
     /// No vif wants its receive ring looked at before this.
@@ -189,6 +193,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             names: BTreeMap::new(),
             events: BTreeMap::new(),
             shards: BTreeMap::new(),
+            credits: BTreeMap::new(),
             ready: VecDeque::new(),
             look_at: None,
             untold: false,
@@ -215,6 +220,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             mtu: MTU,
             tags: UPLINK_TAGS,
             segmentation: PartialChecksums::NONE,
+            vlans: None,
             queue: UPLINK_QUEUE,
         };
         let port = self.switches.join(bridge, config)?;
@@ -380,8 +386,8 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         }
     }
 
-    /// Looks at the receive rings of which no event may tell: of frontends that raise
-    /// none (P-22), and of those that may have stalled.
+    /// Looks at the rings of which no event may tell: receive rings of frontends that
+    /// raise none (P-22) or may have stalled, and what was sent beyond a limit (P-26).
     fn look_at_vifs(&mut self, now: Instant) {
         if self.look_at.is_none_or(|at| now < at) {
             return;
@@ -395,8 +401,13 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
                 }
                 self.tell(place);
             }
+            if let Some(attached) = &mut self.endpoints.vifs[place]
+                && attached.vif.resumes(now)
+            {
+                self.mark(place);
+            }
         }
-        let vifs = self.endpoints.vifs.iter().flatten();
+        let vifs = self.endpoints.vifs.iter_mut().flatten();
         self.look_at = vifs.filter_map(|attached| attached.vif.look_at()).min();
     }
 
@@ -409,12 +420,21 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         }
         let more = attached.vif.receive(&mut self.pools, &mut self.batch, now);
         attached.ready = more;
+        self.set_filter(place);
         self.switches.forward(port, &mut self.batch, &mut self.pools, now);
         self.tell(place);
         self.flush(now);
         // Requests that were refused are answered even where no page came home.
         self.complete(place);
         more
+    }
+
+    /// Tells the switch where a vif's multicast groups changed.
+    fn set_filter(&mut self, place: usize) {
+        let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) else { return };
+        if let (Some(port), Some(groups)) = (attached.port, attached.vif.changed_filter()) {
+            self.switches.set_filter(port, groups);
+        }
     }
 
     /// Moves one batch from the wire. Says whether there may be more.
@@ -486,15 +506,12 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
     type Refusal = Refusal;
     type Fault = Violation;
 
-    fn admit(&mut self, vif: VifId, config: &VifConfig) -> Result<(), Refusal> {
+    fn admit(&mut self, _: VifId, config: &VifConfig) -> Result<(), Refusal> {
         config.bridge.parse::<BridgeName>().map_err(Refusal::Bridge)?;
-        if config.rate.is_some() {
-            log::warn!("{vif}: rate= is not enforced");
-        }
         Ok(())
     }
 
-    fn connect(&mut self, request: &ConnectRequest, _now: Instant) -> Result<(), Refusal> {
+    fn connect(&mut self, request: &ConnectRequest, now: Instant) -> Result<(), Refusal> {
         let ConnectRequest { vif: id, config, frontend } = request;
         if !memory::heap_has(HEAP_FOR_A_VIF) {
             return Err(Refusal::Memory);
@@ -507,6 +524,7 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             mtu: config.mtu.unwrap_or(MTU),
             tags: GUEST_TAGS,
             segmentation: frontend.segmentation(),
+            vlans: config.vlans.clone(),
             queue: QueueLimits {
                 packets: GUEST_PACKETS,
                 bytes: GUEST_BYTES,
@@ -514,14 +532,18 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             },
         };
         let port = self.switches.join(&bridge, port).map_err(Refusal::Join)?;
-        let vif = match Vif::attach(self.hypervisor.clone(), id.frontend, frontend, &mut self.pools)
-        {
-            Ok(vif) => vif,
-            Err(error) => {
-                self.switches.leave(port, &mut self.pools);
-                return Err(Refusal::Attach(error));
-            }
-        };
+        let mut vif =
+            match Vif::attach(self.hypervisor.clone(), id.frontend, frontend, &mut self.pools) {
+                Ok(vif) => vif,
+                Err(error) => {
+                    self.switches.leave(port, &mut self.pools);
+                    return Err(Refusal::Attach(error));
+                }
+            };
+        let before = self.credits.remove(id);
+        self.credits.retain(|_, credit| !credit.is_fresh(now));
+        vif.set_options(frontend.options);
+        vif.limit(config.rate.map(|rate| Credit::new(rate, before, now)));
         let (event, shard) = (vif.event(), vif.shard());
         let attached = Attached {
             id: *id,
@@ -546,9 +568,18 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
         self.events.insert(event, place);
         self.shards.insert(shard, place);
         self.endpoints.ports.insert(port, place);
+        self.set_filter(place);
         // What the frontend sent before we listened.
         self.mark(place);
         Ok(())
+    }
+
+    fn reconfigure(&mut self, vif: VifId, options: Options) {
+        let Some(&place) = self.names.get(&vif) else { return };
+        if let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) {
+            attached.vif.set_options(options);
+            self.set_filter(place);
+        }
     }
 
     fn disconnect(&mut self, id: VifId, urgency: Urgency, now: Instant) -> Progress {
@@ -575,6 +606,7 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             self.names.remove(&id);
             self.events.remove(&vif.event());
             self.shards.remove(&vif.shard());
+            self.credits.extend(vif.credit().map(|credit| (id, credit)));
             vif.detach(&mut self.pools);
         }
         Progress::Finished

@@ -105,7 +105,7 @@ mod tests {
     use xen::fake_store::{Netfront, Toolstack, VifPaths, Xenstored};
 
     use super::*;
-    use crate::netback::{Carrier, ConnectRequest, Progress, Urgency, VifConfig, VifId};
+    use crate::netback::{Carrier, ConnectRequest, Options, Progress, Urgency, VifConfig, VifId};
 
     const US: DomainId = DomainId(5);
     const GUEST: DomainId = DomainId(10);
@@ -123,6 +123,8 @@ mod tests {
         fn connect(&mut self, _: &ConnectRequest, _: Instant) -> Result<(), &'static str> {
             Ok(())
         }
+
+        fn reconfigure(&mut self, _: VifId, _: Options) {}
 
         fn disconnect(&mut self, _: VifId, _: Urgency, _: Instant) -> Progress {
             Progress::Finished

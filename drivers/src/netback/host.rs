@@ -4,7 +4,7 @@ use core::fmt;
 
 use xen::Instant;
 
-use super::{ConnectRequest, VifConfig, VifId};
+use super::{ConnectRequest, Options, VifConfig, VifId};
 
 /// The data plane: whoever moves packets for the vifs that this connects. A vif is
 /// known here from a successful [`connect`](Self::connect) until
@@ -28,6 +28,9 @@ pub trait VifHost {
     /// What went wrong; all is undone. The vif is closed, and the frontend may try
     /// again.
     fn connect(&mut self, request: &ConnectRequest, now: Instant) -> Result<(), Self::Refusal>;
+
+    /// Takes note of what the frontend of a connected vif changed.
+    fn reconfigure(&mut self, vif: VifId, options: Options);
 
     /// Begins to take a vif apart, and goes on with it, in the order of O-12. Called
     /// again and again until it has finished. With [`Urgency::Forced`] it finishes

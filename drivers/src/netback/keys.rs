@@ -6,12 +6,13 @@
 //! numbers, and what cannot be understood or honoured is an error that names the
 //! key, never a default.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
 use kernel::packet::MacAddress;
-use kernel::switch::PartialChecksums;
+use kernel::switch::{PartialChecksums, VlanError, Vlans};
 use xen::event::RemotePort;
 use xen::grant::GrantRef;
 use xen::store;
@@ -32,6 +33,8 @@ pub struct VifConfig {
     pub mtu: Option<u16>,
     /// The limit on what the guest sends, where one is configured.
     pub rate: Option<Rate>,
+    /// The VLANs it takes part in, where they are configured.
+    pub vlans: Option<Box<Vlans>>,
 }
 
 /// A limit on a guest's sending (P-26).
@@ -76,6 +79,18 @@ pub struct Frontend {
     pub gso_v4: bool,
     /// The same for IPv6.
     pub gso_v6: bool,
+    /// What it may change at any time.
+    pub options: Options,
+}
+
+/// What a frontend may change while it is connected (K-4).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Options {
+    /// It wants multicast of the groups alone that it names (P-13).
+    pub multicast_control: bool,
+    /// So many bytes left free in a page before what it receives (P-23), as far as there
+    /// is room.
+    pub xdp_headroom: u32,
 }
 
 /// Why a directory's keys make no vif.
@@ -100,6 +115,8 @@ pub enum Problem {
     Contradicts(&'static str),
     /// It asks for what this backend does not do.
     Unsupported,
+    /// It does not name VLANs.
+    Vlans(VlanError),
 }
 
 impl fmt::Display for KeyError {
@@ -111,17 +128,28 @@ impl fmt::Display for KeyError {
             Problem::Malformed => write!(f, "{key} is malformed"),
             Problem::Contradicts(what) => write!(f, "{key} contradicts {what}"),
             Problem::Unsupported => write!(f, "{key} asks for what is not supported"),
+            Problem::Vlans(error) => write!(f, "{key} is malformed: {error}"),
         }
     }
 }
 
 /// The keys of our directory that are read when a vif is met.
-pub(super) const CONFIG_KEYS: &[&str] =
-    &["frontend", "frontend-id", "handle", "mac", "bridge", "mtu", "rate", "vlan", "state"];
+pub(super) const CONFIG_KEYS: &[&str] = &[
+    "frontend",
+    "frontend-id",
+    "handle",
+    "mac",
+    "bridge",
+    "mtu",
+    "rate",
+    "vlan",
+    "script",
+    "type",
+    "state",
+];
 
-/// Keys of our directory that mean nothing here: there are no scripts to run and no
-/// interfaces to name.
-const IDLE_KEYS: &[&str] = &["script", "vifname", "type", "online", "hotplug-status"];
+/// Keys of our directory that are looked at elsewhere, or never.
+const IDLE_KEYS: &[&str] = &["online", "hotplug-status"];
 
 /// The features that are advertised (K-2), written before state 2.
 pub(super) const FEATURES: &[(&str, &str)] = &[
@@ -131,6 +159,9 @@ pub(super) const FEATURES: &[(&str, &str)] = &[
     ("feature-gso-tcpv4", "1"),
     ("feature-gso-tcpv6", "1"),
     ("feature-ipv6-csum-offload", "1"),
+    ("feature-multicast-control", "1"),
+    ("feature-dynamic-multicast-control", "1"),
+    ("feature-xdp-headroom", "1"),
     ("carrier", "1"),
 ];
 
@@ -147,13 +178,27 @@ pub(super) const FRONTEND_KEYS: &[&str] = &[
     "feature-gso-tcpv6",
     "feature-no-csum-offload",
     "feature-ipv6-csum-offload",
+    "request-multicast-control",
+    "xdp-headroom",
 ];
 
-/// Whether a key of our directory is one that an operator may expect to have an
-/// effect and that has none here.
-pub(super) fn is_ignored(key: &str) -> bool {
-    let written_by_us = FEATURES.iter().any(|(name, _)| *name == key) || key == "hotplug-error";
-    !written_by_us && !CONFIG_KEYS.contains(&key) && !IDLE_KEYS.contains(&key)
+/// Those that are read whenever a connected frontend is looked at.
+pub(super) const OPTION_KEYS: &[&str] = &["request-multicast-control", "xdp-headroom"];
+
+/// Why a key of our directory has no effect, where an operator may expect one.
+pub(super) fn without_effect(key: &str) -> Option<&'static str> {
+    let ours = FEATURES.iter().any(|(name, _)| *name == key) || key == "hotplug-error";
+    if ours || CONFIG_KEYS.contains(&key) || IDLE_KEYS.contains(&key) {
+        return None;
+    }
+    Some(match key {
+        "ip" => "of what a guest sends, no addresses are checked but mac=",
+        "gatewaydev" | "netdev" => "vifs are joined to bridge=, and nothing is routed",
+        "vifname" => "there are no interfaces to be named; it is called by its numbers",
+        "trusted" => "it is for the frontend to read, in its own directory",
+        "forwarddev" => "nothing is passed on to devices of COLO",
+        _ => "it is not known",
+    })
 }
 
 /// The answers to reading a directory's keys.
@@ -169,6 +214,10 @@ impl<'a> Keys<'a> {
 
     pub(super) fn frontend(values: &'a [Result<Vec<u8>, store::Error>]) -> Self {
         Self { names: FRONTEND_KEYS, values }
+    }
+
+    pub(super) fn options(values: &'a [Result<Vec<u8>, store::Error>]) -> Self {
+        Self { names: OPTION_KEYS, values }
     }
 
     /// What was read of `key`.
@@ -203,6 +252,23 @@ impl<'a> Keys<'a> {
         number::<u32>(text).map(|number| number != 0).ok_or(malformed(key))
     }
 
+    /// What an operator should know of what is configured and has no effect, although its
+    /// key may have one.
+    pub(super) fn remarks(&self) -> impl Iterator<Item = &'static str> {
+        let value = |key| self.raw(key).as_deref().unwrap_or(b"");
+        // The one that the toolstack names where nobody else does.
+        let plain = value("script").is_empty() || value("script").ends_with(b"/vif-bridge");
+        let script = (!plain).then_some(
+            "script has no effect: none is run, and the vif is joined to bridge= without one",
+        );
+        // L-8.
+        let emulated = (value("type") == b"vif_ioemu").then_some(
+            "the guest's emulated NIC is not connected: it takes a tap in the domain where the \
+             guest's device model runs. The paravirtual vif is served; type=vif asks for it alone",
+        );
+        script.into_iter().chain(emulated)
+    }
+
     /// The frontend's directory: somewhere in the guest's own part of the store.
     pub(super) fn frontend_dir(&self, vif: VifId) -> Result<String, KeyError> {
         let key = "frontend";
@@ -227,9 +293,6 @@ impl VifConfig {
                 return Err(contradicts(key, "the directory it stands in"));
             }
         }
-        if keys.optional("vlan")?.is_some() {
-            return Err(KeyError { key: "vlan", problem: Problem::Unsupported });
-        }
         let mac: MacAddress = keys.required("mac")?.parse().map_err(|_| malformed("mac"))?;
         if !mac.is_unicast() {
             return Err(malformed("mac"));
@@ -241,6 +304,7 @@ impl VifConfig {
             bridge: bridge.ok_or(malformed("bridge"))?,
             mtu: keys.optional("mtu")?.map(mtu).transpose()?,
             rate: keys.optional("rate")?.map(rate).transpose()?,
+            vlans: keys.optional("vlan")?.map(vlans).transpose()?,
         })
     }
 }
@@ -280,6 +344,18 @@ impl Frontend {
             ipv6_checksum: keys.switch("feature-ipv6-csum-offload", false)?,
             gso_v4: keys.switch("feature-gso-tcpv4", false)?,
             gso_v6: keys.switch("feature-gso-tcpv6", false)?,
+            options: Options::parse(keys)?,
+        })
+    }
+}
+
+impl Options {
+    pub(super) fn parse(keys: &Keys<'_>) -> Result<Self, KeyError> {
+        let key = "xdp-headroom";
+        let headroom = keys.optional(key)?.map(|text| number(text).ok_or(malformed(key)));
+        Ok(Self {
+            multicast_control: keys.switch("request-multicast-control", false)?,
+            xdp_headroom: headroom.transpose()?.unwrap_or(0),
         })
     }
 }
@@ -311,6 +387,11 @@ fn rate(text: &str) -> Result<Rate, KeyError> {
         Some(Rate { bytes: number(bytes)?, interval: number(interval)? })
     });
     parts.filter(|rate| rate.bytes > 0 && rate.interval > 0).ok_or(malformed("rate"))
+}
+
+fn vlans(text: &str) -> Result<Box<Vlans>, KeyError> {
+    let vlans = text.parse().map(Box::new);
+    vlans.map_err(|error| KeyError { key: "vlan", problem: Problem::Vlans(error) })
 }
 
 /// The guest and number that two path components name; `None` unless they are in
@@ -391,6 +472,9 @@ mod tests {
         let rate = Rate { bytes: u64::MAX, interval: 50_000 };
         let config = config_with("rate", "18446744073709551615,50000").unwrap();
         assert_eq!((config.mtu, config.rate), (None, Some(rate)));
+        assert_eq!(config.vlans, None);
+        let vlans = config_with("vlan", "10p/100-102").unwrap().vlans.unwrap();
+        assert_eq!(*vlans, "10p/100/101/102".parse().unwrap());
     }
 
     #[test]
@@ -430,7 +514,16 @@ mod tests {
             let problem = Problem::Contradicts("the directory it stands in");
             assert_eq!(error(config_with(key, "2")), Some((key, problem)));
         }
-        assert_eq!(error(config_with("vlan", "10")), Some(("vlan", Problem::Unsupported)));
+        for (value, problem) in [
+            ("", VlanError::Term),
+            ("10/10", VlanError::Twice(10)),
+            ("4095", VlanError::Range),
+            ("10/20", VlanError::NoPvid),
+        ] {
+            let problem = Problem::Vlans(problem);
+            assert_eq!(error(config_with("vlan", value)), Some(("vlan", problem)), "{value}");
+        }
+        assert_eq!(error(config_with("vlan", "10 ")), Some(("vlan", Problem::Malformed)));
     }
 
     #[test]
@@ -464,6 +557,7 @@ mod tests {
             ipv6_checksum: false,
             gso_v4: false,
             gso_v6: false,
+            options: Options { multicast_control: false, xdp_headroom: 0 },
         };
         assert_eq!(frontend_with("multi-queue-num-queues", "1"), Ok(plain));
         assert_eq!(frontend_with("feature-sg", "0"), Ok(plain));
@@ -473,6 +567,8 @@ mod tests {
         assert!(!with("feature-no-csum-offload", "1").ipv4_checksum);
         assert!(with("feature-ipv6-csum-offload", "1").ipv6_checksum);
         assert!(with("feature-gso-tcpv4", "1").gso_v4 && with("feature-gso-tcpv6", "1").gso_v6);
+        assert!(with("request-multicast-control", "1").options.multicast_control);
+        assert_eq!(with("xdp-headroom", "65536").options.xdp_headroom, 65_536);
         assert_eq!(with("tx-ring-ref", "4294967295").tx_ring, GrantRef(u32::MAX));
     }
 
@@ -564,11 +660,23 @@ mod tests {
 
     #[test]
     fn keys_without_effect() {
-        for key in ["ip", "gatewaydev", "forwarddev", "vlna"] {
-            assert!(is_ignored(key));
+        let told = ["ip", "gatewaydev", "netdev", "vifname", "trusted", "forwarddev", "vlna"];
+        for (place, key) in told.iter().enumerate() {
+            let why = without_effect(key).unwrap();
+            let same = told.iter().position(|other| without_effect(other) == Some(why));
+            assert_eq!(same, Some(place - usize::from(*key == "netdev")), "{key}: {why}");
         }
-        for key in ["mac", "bridge", "rate", "script", "feature-sg", "carrier", "hotplug-error"] {
-            assert!(!is_ignored(key));
+        for key in ["mac", "bridge", "rate", "vlan", "feature-sg", "carrier", "hotplug-error"] {
+            assert_eq!(without_effect(key), None);
         }
+        let remarks = |key, value| {
+            let found = values(CONFIG_KEYS, &[(key, value)]);
+            Keys::config(&found).remarks().count()
+        };
+        assert_eq!(remarks("script", "/etc/xen/scripts/vif-bridge"), 0);
+        assert_eq!(remarks("script", "/usr/local/etc/xen/scripts/vif-bridge"), 0);
+        assert_eq!(remarks("script", "/etc/xen/scripts/vif-route"), 1);
+        assert_eq!(remarks("type", "vif"), 0);
+        assert_eq!(remarks("type", "vif_ioemu"), 1);
     }
 }

@@ -13,7 +13,7 @@ use xen::DomainId;
 
 pub use backend::{Backend, MAX_VIFS};
 pub use host::{Carrier, Progress, Urgency, VifHost};
-pub use keys::{BridgeName, ConnectRequest, Frontend, KeyError, Problem, Rate, VifConfig};
+pub use keys::{BridgeName, ConnectRequest, Frontend, KeyError, Options, Problem, Rate, VifConfig};
 
 /// Which vif: a guest, and its number among the guest's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

@@ -5,9 +5,9 @@
 //! ```text
 //!                     ┌────────────────── theirs 1, online ───────────────────┐
 //!                     ▼                                                       │
-//!   Initialising → InitWait ── theirs 4 → Connected                           │
-//!        1           2                       4                                │
-//!        │           │                       │                                │
+//!   Initialising → InitWait ── theirs 4 → Connected ─ theirs 7 → Reconfigured │
+//!        1           2                       4                       8        │
+//!        │           │                       ├───────────────────────┘        │
 //!        │           │ theirs 5, 6 or gone   │ theirs 1, 5, 6 or gone         │
 //!        │           │ or stop               │ or stop                        │
 //!        │           ▼                       ▼                                │
@@ -22,6 +22,9 @@
 //! in our directory, *stop* a state 5 that the toolstack wrote there (X-11), or our
 //! own wish to shut down or to refuse the vif. A state that is not a number says
 //! nothing and changes nothing (X-12).
+//!
+//! A frontend that says 7 has changed what it may change while packets flow, or is about
+//! to, and waits for our 8, which stays when it goes back to 4, as with Linux (P-23).
 //!
 //! Closing always passes through 5, where nothing is connected any more, so that a
 //! frontend that waits for 5 sees it (X-6); 6 is published only when the frontend
@@ -39,6 +42,8 @@ pub enum Ours {
     InitWait,
     /// Packets flow.
     Connected,
+    /// They do, as the frontend has changed it meanwhile.
+    Reconfigured,
     /// Nothing flows and nothing is mapped.
     Closing,
     /// Both sides are done.
@@ -52,6 +57,7 @@ impl Ours {
             Self::Initialising => 1,
             Self::InitWait => 2,
             Self::Connected => 4,
+            Self::Reconfigured => 8,
             Self::Closing => 5,
             Self::Closed => 6,
         }
@@ -133,6 +139,8 @@ pub enum Action {
     /// Map rings, bind the port, publish 4 (X-3). Where that fails the next state is
     /// Closing, not Connected.
     Connect,
+    /// Publish 8 (P-23).
+    Reconfigure,
     /// Undo what is connected, publish 5.
     Close,
     /// Publish 6.
@@ -153,8 +161,13 @@ pub fn next(ours: Ours, theirs: Theirs, online: bool, stop: bool) -> (Ours, Acti
         Ours::InitWait => Action::Wait,
 
         // 1: the guest crashed and starts again (X-8).
-        Ours::Connected if stop || leaving || theirs == Theirs::Initialising => Action::Close,
-        Ours::Connected => Action::Wait,
+        Ours::Connected | Ours::Reconfigured
+            if stop || leaving || theirs == Theirs::Initialising =>
+        {
+            Action::Close
+        }
+        Ours::Connected if theirs == Theirs::Reconfiguring => Action::Reconfigure,
+        Ours::Connected | Ours::Reconfigured => Action::Wait,
 
         Ours::Closing => match theirs {
             // It still uses, or may use, what it shares with us: it has to move.
@@ -174,6 +187,7 @@ pub fn next(ours: Ours, theirs: Theirs, online: bool, stop: bool) -> (Ours, Acti
         Action::Wait | Action::Remove => ours,
         Action::Advertise => Ours::InitWait,
         Action::Connect => Ours::Connected,
+        Action::Reconfigure => Ours::Reconfigured,
         Action::Close => Ours::Closing,
         Action::Finish => Ours::Closed,
     };
@@ -184,8 +198,14 @@ pub fn next(ours: Ours, theirs: Theirs, online: bool, stop: bool) -> (Ours, Acti
 mod tests {
     use super::*;
 
-    const OURS: [Ours; 5] =
-        [Ours::Initialising, Ours::InitWait, Ours::Connected, Ours::Closing, Ours::Closed];
+    const OURS: [Ours; 6] = [
+        Ours::Initialising,
+        Ours::InitWait,
+        Ours::Connected,
+        Ours::Closing,
+        Ours::Closed,
+        Ours::Reconfigured,
+    ];
 
     const THEIRS: [Theirs; 12] = [
         Theirs::Unknown,
@@ -202,35 +222,39 @@ mod tests {
         Theirs::Garbage,
     ];
 
-    /// The whole product. A row is one of our states 1, 2, 4, 5, 6; a column one of
+    /// The whole product. A row is one of our states 1, 2, 4, 5, 6, 8; a column one of
     /// theirs in the order of `THEIRS`; an entry the state to publish, `.` to wait,
     /// `R` to remove.
     #[rustfmt::skip]
-    const TABLE: [(bool, bool, [&str; 5]); 4] = [
+    const TABLE: [(bool, bool, [&str; 6]); 4] = [
         // online, no stop        012345678MUG
         (true, false, [/* 1 */   "522225522552",    // X-1, X-4, X-10, X-12
                        /* 2 */   "5...455..55.",    // X-2, X-3, X-4
-                       /* 4 */   "55...55..55.",    // X-5, X-6, X-8
+                       /* 4 */   "55...558.55.",    // X-5, X-6, X-8, P-23
                        /* 5 */   "6666..6..66.",    // X-7
-                       /* 6 */   ".2.........."]),  // X-9
+                       /* 6 */   ".2..........",    // X-9
+                       /* 8 */   "55...55..55."]),
         // offline: nothing comes up, and 6 is the end (L-6)
         (false, false, [/* 1 */  "555555555555",
                         /* 2 */  "5....55..55.",
-                        /* 4 */  "55...55..55.",
+                        /* 4 */  "55...558.55.",
                         /* 5 */  "6666..6..66.",
-                        /* 6 */  "RRRRRRRRRRRR"]),
+                        /* 6 */  "RRRRRRRRRRRR",
+                        /* 8 */  "55...55..55."]),
         // online, stop (X-11): down to 6, and there it stays
         (true, true, [/* 1 */    "555555555555",
                       /* 2 */    "555555555555",
                       /* 4 */    "555555555555",
                       /* 5 */    "6666..6..66.",
-                      /* 6 */    "............"]),
+                      /* 6 */    "............",
+                      /* 8 */    "555555555555"]),
         // offline, stop: a detach
         (false, true, [/* 1 */   "555555555555",
                        /* 2 */   "555555555555",
                        /* 4 */   "555555555555",
                        /* 5 */   "6666..6..66.",
-                       /* 6 */   "RRRRRRRRRRRR"]),
+                       /* 6 */   "RRRRRRRRRRRR",
+                       /* 8 */   "555555555555"]),
     ];
 
     fn product() -> impl Iterator<Item = (Ours, Theirs, bool, bool, char)> {
@@ -245,7 +269,7 @@ mod tests {
 
     #[test]
     fn every_combination() {
-        assert_eq!(product().count(), 5 * 12 * 2 * 2);
+        assert_eq!(product().count(), 6 * 12 * 2 * 2);
         for (ours, theirs, online, stop, entry) in product() {
             let expected = match entry {
                 '.' => (ours, Action::Wait),
@@ -254,6 +278,7 @@ mod tests {
                 '4' => (Ours::Connected, Action::Connect),
                 '5' => (Ours::Closing, Action::Close),
                 '6' => (Ours::Closed, Action::Finish),
+                '8' => (Ours::Reconfigured, Action::Reconfigure),
                 other => panic!("{other} in the table"),
             };
             let found = next(ours, theirs, online, stop);
@@ -281,8 +306,8 @@ mod tests {
         }
     }
 
-    /// From anything that may be connected, 6 is reached through 5 alone (X-6), and
-    /// Connected only from InitWait.
+    /// From anything that may be connected, 6 is reached through 5 alone (X-6), Connected
+    /// only from InitWait, and Reconfigured only from Connected, while it is asked for.
     #[test]
     fn no_state_is_skipped() {
         for (ours, theirs, online, stop, _) in product() {
@@ -292,6 +317,9 @@ mod tests {
             }
             if to == Ours::Connected && ours != Ours::Connected {
                 assert_eq!(ours, Ours::InitWait);
+            }
+            if to == Ours::Reconfigured && ours != Ours::Reconfigured {
+                assert_eq!((ours, theirs, stop), (Ours::Connected, Theirs::Reconfiguring, false));
             }
         }
     }

@@ -6,7 +6,7 @@
 //!              ▼       (if wanted)  ▲                                │ what next() says
 //!            Rest ── marked ────────┘       ┌────────────────────────┤
 //!             ▲                             ▼                        ▼
-//!             ├── Publish(2,4,5,6) ◀── SetMtu, ReadRings, Disconnect │ directory gone,
+//!             ├─ Publish(2,4,5,6,8) ◀─ SetMtu, ReadRings, Disconnect │ directory gone,
 //!             │                                                      ▼ or Remove done
 //!             └── Report                                  Clean ─▶ Unwatch ─▶ Gone
 //! ```
@@ -31,7 +31,7 @@ use xen::store::{Busy, Error, Reply, RequestId, Store};
 
 use super::keys;
 use super::state::Ours;
-use super::{Carrier, Progress, Urgency, VifConfig, VifHost, VifId};
+use super::{Carrier, Options, Progress, Urgency, VifConfig, VifHost, VifId};
 use crate::log_budget::LogBudget;
 
 /// How long our directory stays after 6 and `online=0`, so that the toolstack reads
@@ -57,7 +57,8 @@ pub(super) struct Context<'a> {
     pub(super) error_root: Option<&'a str>,
 }
 
-/// Whether changes of the frontend's state are told.
+/// Whether changes in the frontend's directory are told: of its state, and of what it may
+/// change while it is connected. One watch for both leaves a vif another (L-9).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Watch {
     /// To be asked for before the frontend is looked at again.
@@ -117,6 +118,8 @@ pub(super) struct Vif {
     watch: Watch,
     /// The host serves it.
     connected: bool,
+    /// What it serves the frontend with, while it does.
+    options: Options,
     /// The toolstack's keys cannot be honoured; so until it writes new ones.
     refused: bool,
     /// Our state node as last read.
@@ -130,6 +133,8 @@ pub(super) struct Vif {
     removable_since: Option<Instant>,
     log: LogBudget,
     met_garbage: bool,
+    /// The same of an option.
+    met_bad_option: bool,
 }
 
 impl Vif {
@@ -146,6 +151,7 @@ impl Vif {
             frontend_dir: None,
             watch: Watch::Wanted,
             connected: false,
+            options: Options::default(),
             refused: false,
             seen: Vec::new(),
             error: None,
@@ -155,6 +161,7 @@ impl Vif {
             removable_since: None,
             log: LogBudget::default(),
             met_garbage: false,
+            met_bad_option: false,
         }
     }
 
@@ -276,7 +283,10 @@ impl Vif {
                 self.not_before = now + REFUSAL_DELAY;
             }
             (Task::Configure, Ok(Reply::Values(values))) => self.configure(&values, host, now),
-            (Task::Look, Ok(Reply::Values(values))) => self.decide(&values, context),
+            (Task::Look, Ok(Reply::Values(values))) => {
+                self.reconfigure(values.get(3..).unwrap_or(&[]), host, now);
+                self.decide(&values, context);
+            }
             (Task::ReadRings, Ok(Reply::Values(values))) => {
                 match self.connect(&values, host, now) {
                     Ok(()) => self.task = Task::Publish(Ours::Connected),
@@ -365,8 +375,9 @@ impl Vif {
 
     /// Tells the operator of keys without effect.
     fn report_ignored(&self, names: &[String]) {
-        for name in names.iter().filter(|name| keys::is_ignored(name)).take(8) {
-            log::warn!("{}: {name} has no effect here", self.id);
+        let told = names.iter().filter_map(|name| Some((name, keys::without_effect(name)?)));
+        for (name, why) in told.take(8) {
+            log::warn!("{}: {name} has no effect: {why}", self.id);
         }
     }
 

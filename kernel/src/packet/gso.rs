@@ -93,6 +93,11 @@ impl Gso {
         Ok(cut.then_some(Self { version, mss, headers: headers as u16 }))
     }
 
+    /// The same of a packet whose headers are so long now.
+    pub(crate) fn with_headers(self, headers: u16) -> Self {
+        Self { headers, ..self }
+    }
+
     /// How long the longest of the segments is, headers included.
     pub fn longest(&self) -> usize {
         usize::from(self.headers) + usize::from(self.mss)

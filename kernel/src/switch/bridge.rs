@@ -1,5 +1,7 @@
 //! Which port an address is behind.
 //!
+//! Where there are VLANs, an address is learnt in each of them by itself.
+//!
 //! A table of fixed size with two kinds of entries. *Pinned* ones are the
 //! addresses that guests were configured with (`mac=`): they neither age nor move,
 //! and a frame that bears one on another port is a forgery. *Learnt* ones come
@@ -66,6 +68,27 @@ impl fmt::Display for PinError {
     }
 }
 
+/// An address, in a VLAN where there are such.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Station {
+    pub(super) address: MacAddress,
+    /// Zero for none.
+    pub(super) vlan: u16,
+}
+
+impl Station {
+    /// It as a number that is no other station's.
+    const fn key(self) -> u64 {
+        (self.vlan as u64) << 48 | self.address.to_u64()
+    }
+}
+
+impl From<MacAddress> for Station {
+    fn from(address: MacAddress) -> Self {
+        Self { address, vlan: 0 }
+    }
+}
+
 /// What a bridge counts.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct BridgeCounters {
@@ -118,10 +141,11 @@ struct Bucket([Entry; ENTRIES]);
 
 const _: () = assert!(size_of::<Bucket>() == 64, "a bucket is a cache line");
 
-/// Empty where the address is zero, which is never learnt.
+/// Empty where the station is zero, which is never learnt.
 #[derive(Clone, Copy, Default, Debug)]
 struct Entry {
-    address: u64,
+    /// A [`Station`]'s key. A pinned one is in no VLAN, and stands for its address in all.
+    station: u64,
     /// When it was last heard, in seconds.
     seen: u32,
     port: u16,
@@ -130,7 +154,7 @@ struct Entry {
 
 impl Entry {
     const fn is_empty(&self) -> bool {
-        self.address == 0
+        self.station == 0
     }
 
     const fn silence(&self, now: u32) -> u32 {
@@ -182,7 +206,8 @@ impl Bridge {
         if !address.is_unicast() {
             return Err(PinError::NotUnicast(address));
         }
-        let place = match self.find(address) {
+        let station = Station::from(address);
+        let place = match self.find(station) {
             Some(place) => {
                 let entry = self.entry(place);
                 if entry.pinned && entry.port == port {
@@ -196,22 +221,28 @@ impl Bridge {
             // An empty entry was heard at 0; where none is left, the one that was
             // silent longest goes.
             None => self
-                .candidates(address)
+                .candidates(station)
                 .filter(|place| !self.entry(*place).pinned)
                 .min_by_key(|place| self.entry(*place).seen)
                 .ok_or(PinError::Full)?,
         };
         self.clear(place);
-        *self.entry_mut(place) = Entry { address: address.to_u64(), seen: 0, port, pinned: true };
+        *self.entry_mut(place) = Entry { station: station.key(), seen: 0, port, pinned: true };
         self.ports[usize::from(port)].pinned += 1;
         Ok(())
     }
 
-    /// Takes note that the unicast address `address` was heard on `port`, `now`
+    /// Takes note that a station with a unicast address was heard on `port`, `now`
     /// seconds after the start.
-    pub(super) fn learn(&mut self, address: MacAddress, port: u16, now: u32) -> Result<(), Forged> {
-        let Some(place) = self.find(address) else {
-            self.insert(address, port, now);
+    pub(super) fn learn(
+        &mut self,
+        station: impl Into<Station>,
+        port: u16,
+        now: u32,
+    ) -> Result<(), Forged> {
+        let station = station.into();
+        let Some(place) = self.known(station) else {
+            self.insert(station, port, now);
             return Ok(());
         };
         let entry = self.entry_mut(place);
@@ -241,16 +272,27 @@ impl Bridge {
         Ok(())
     }
 
-    /// The port that an address is behind, if it is known.
-    pub(super) fn lookup(&self, address: MacAddress, now: u32) -> Option<u16> {
-        let entry = self.entry(self.find(address)?);
+    /// The port that a station is behind, if it is known.
+    pub(super) fn lookup(&self, station: impl Into<Station>, now: u32) -> Option<u16> {
+        let entry = self.entry(self.known(station.into())?);
         entry.is_live(now).then_some(entry.port)
     }
 
     /// The port that an address is pinned to.
     pub(super) fn owner(&self, address: MacAddress) -> Option<u16> {
-        let entry = self.entry(self.find(address)?);
+        let entry = self.entry(self.find(address.into())?);
         entry.pinned.then_some(entry.port)
+    }
+
+    /// Forgets all that was learnt.
+    pub(super) fn forget(&mut self) {
+        for bucket in 0..self.buckets.len() {
+            for slot in 0..ENTRIES {
+                if !self.entry((bucket, slot)).pinned {
+                    self.clear((bucket, slot));
+                }
+            }
+        }
     }
 
     /// Forgets what aged, in a walk over the table now and then. Nothing waits
@@ -276,13 +318,13 @@ impl Bridge {
         self.counters
     }
 
-    fn insert(&mut self, address: MacAddress, port: u16, now: u32) {
+    fn insert(&mut self, station: Station, port: u16, now: u32) {
         let PortAddresses { learning, learnt, .. } = self.ports[usize::from(port)];
         if learnt >= learning.limit {
             self.counters.over_limit += 1;
             return;
         }
-        let [first, second] = self.hash(address);
+        let [first, second] = self.hash(station);
         let live = |bucket: usize| {
             self.buckets[bucket].0.iter().filter(|entry| entry.is_live(now)).count()
         };
@@ -295,7 +337,7 @@ impl Bridge {
             self.clear((bucket, slot));
             self.counters.aged += 1;
         }
-        let entry = Entry { address: address.to_u64(), seen: now, port, pinned: false };
+        let entry = Entry { station: station.key(), seen: now, port, pinned: false };
         *self.entry_mut((bucket, slot)) = entry;
         self.ports[usize::from(port)].learnt += 1;
         self.counters.learnt += 1;
@@ -309,16 +351,26 @@ impl Bridge {
         }
     }
 
-    fn find(&self, address: MacAddress) -> Option<(usize, usize)> {
-        let wanted = address.to_u64();
-        self.hash(address).into_iter().find_map(|bucket| {
-            let slot = self.buckets[bucket].0.iter().position(|entry| entry.address == wanted)?;
+    /// Where it is known of a station where that is. A pinned address is where it is in
+    /// every VLAN.
+    fn known(&self, station: Station) -> Option<(usize, usize)> {
+        if station.vlan == 0 {
+            return self.find(station);
+        }
+        let pinned = self.find(station.address.into());
+        pinned.filter(|place| self.entry(*place).pinned).or_else(|| self.find(station))
+    }
+
+    fn find(&self, station: Station) -> Option<(usize, usize)> {
+        let wanted = station.key();
+        self.hash(station).into_iter().find_map(|bucket| {
+            let slot = self.buckets[bucket].0.iter().position(|entry| entry.station == wanted)?;
             Some((bucket, slot))
         })
     }
 
-    fn candidates(&self, address: MacAddress) -> impl Iterator<Item = (usize, usize)> + use<> {
-        self.hash(address)
+    fn candidates(&self, station: Station) -> impl Iterator<Item = (usize, usize)> + use<> {
+        self.hash(station)
             .into_iter()
             .flat_map(|bucket| (0..ENTRIES).map(move |slot| (bucket, slot)))
     }
@@ -331,10 +383,10 @@ impl Bridge {
         &mut self.buckets[bucket].0[slot]
     }
 
-    /// An address's two buckets.
-    fn hash(&self, address: MacAddress) -> [usize; 2] {
+    /// A station's two buckets.
+    fn hash(&self, station: Station) -> [usize; 2] {
         let [mask, factor] = self.seed;
-        let product = u128::from(address.to_u64() ^ mask) * u128::from(factor | 1);
+        let product = u128::from(station.key() ^ mask) * u128::from(factor | 1);
         let folded = product as u64 ^ (product >> 64) as u64;
         let last = self.buckets.len() - 1;
         [folded as usize & last, (folded >> 32) as usize & last]
@@ -457,6 +509,27 @@ mod tests {
         for group in [[0; 6], [0xff; 6], [1, 0, 0x5e, 0, 0, 1]].map(MacAddress::new) {
             assert_eq!(bridge.pin(group, 2), Err(PinError::NotUnicast(group)));
         }
+    }
+
+    #[test]
+    fn a_station_is_known_in_its_vlan_and_a_pinned_address_in_all() {
+        let mut bridge = bridge(64, 8);
+        let station = |vlan| Station { address: mac(1), vlan };
+        bridge.learn(station(10), 1, 0).unwrap();
+        bridge.learn(station(20), 2, 0).unwrap();
+        let found = |bridge: &Bridge| [0, 10, 20, 30].map(|vlan| bridge.lookup(station(vlan), 0));
+        assert_eq!(found(&bridge), [None, Some(1), Some(2), None]);
+        bridge.pin(mac(1), 3).unwrap();
+        assert_eq!(found(&bridge), [Some(3); 4]);
+        assert_eq!(bridge.learn(station(10), 1, 0), Err(Forged));
+        assert_eq!(bridge.learn(station(10), 3, 0), Ok(()));
+        bridge.pin(mac(2), 3).unwrap();
+        bridge.forget();
+        assert_eq!(entries(&bridge), 2, "the pinned ones");
+        assert_eq!(bridge.ports.iter().map(|port| port.learnt).sum::<u16>(), 0);
+        // What was learnt in no VLAN is known in none.
+        bridge.learn(mac(5), 1, 0).unwrap();
+        assert_eq!(bridge.lookup(Station { address: mac(5), vlan: 10 }, 0), None);
     }
 
     #[test]

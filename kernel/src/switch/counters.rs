@@ -24,6 +24,12 @@ pub enum DropReason {
     /// There is no other port.
     Nowhere,
 
+    /// The port, be it that it came from or was to go to, is not in the frame's VLAN; or
+    /// without its VLAN's tag it would leave with another one.
+    Vlan,
+    /// Multicast of a group that the guest behind the port has not asked for, while it
+    /// wants no other. Not a loss.
+    Filtered,
     /// The guest behind the port does not take packets, or the wire is not connected.
     NoCarrier,
     /// Longer than the port's MTU.
@@ -48,13 +54,15 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in their order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Runt,
         Self::BadSource,
         Self::Forged,
         Self::Reserved,
         Self::SamePort,
         Self::Nowhere,
+        Self::Vlan,
+        Self::Filtered,
         Self::NoCarrier,
         Self::TooLong,
         Self::QueueFull,
@@ -76,6 +84,8 @@ impl DropReason {
             Self::Reserved => "reserved",
             Self::SamePort => "same-port",
             Self::Nowhere => "nowhere",
+            Self::Vlan => "vlan",
+            Self::Filtered => "filtered",
             Self::NoCarrier => "no-carrier",
             Self::TooLong => "too-long",
             Self::QueueFull => "queue-full",

@@ -9,6 +9,7 @@
 
 mod bridge;
 mod counters;
+mod groups;
 mod port;
 mod prepare;
 mod queue;
@@ -16,6 +17,7 @@ mod slow;
 mod switches;
 #[cfg(test)]
 mod tests;
+mod vlan;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -26,16 +28,21 @@ use xen::{Hypervisor, Instant};
 use crate::Pools;
 use crate::defect::{self, Defect};
 use crate::memory::Size;
-use crate::packet::{Addresses, Batch, ETHERNET_HEADER, Ethernet, Gso, Packet, Segments, VLAN_TAG};
-use bridge::{Bridge, Forged, Learning};
+use crate::packet::{
+    Addresses, Batch, ETHERNET_HEADER, Ethernet, Gso, MacAddress, Packet, Segments, VLAN_TAG,
+};
+use bridge::{Bridge, Forged, Learning, Station};
 use prepare::Underway;
+use vlan::InVlan;
 
 pub use bridge::{BridgeCounters, PinError, Seed};
 pub use counters::{Counters, DropReason, Traffic};
+pub use groups::{Groups, TooManyGroups};
 pub use port::{Holding, JoinError, PartialChecksums, Port, PortConfig, PortId, Ports};
 pub use queue::{PortQueue, QueueLimits};
 pub use slow::{PuntReason, Punted, SlowPath};
 pub use switches::{BadName, BridgeName, Limits, Switches};
+pub use vlan::{Form, VlanError, Vlans};
 
 /// How long a packet that waits for a port borrows pages (NETBACK-SPEC O-8). Then it
 /// is copied and waits on, or dropped where there is nothing to copy it to.
@@ -47,6 +54,8 @@ pub struct Switch {
     number: u16,
     slots: Box<[Slot]>,
     bridge: Bridge,
+    /// Whether some port has VLANs configured, so that all have VLANs.
+    has_vlans: bool,
     /// Ports with something to send, each at most once.
     dirty: Vec<u16>,
     underway: Underway,
@@ -71,12 +80,15 @@ struct PortState {
     dirty: bool,
     /// Whether what is behind it takes packets at all.
     carrier: bool,
+    /// The groups it wants multicast of, where it does not want all.
+    filter: Option<Box<Groups>>,
 }
 
 /// Where a packet goes.
 enum Way {
     To(u16),
-    Flood,
+    /// To all ports, or to those that want a group's frames.
+    Flood(Option<MacAddress>),
 }
 
 impl Switch {
@@ -86,6 +98,7 @@ impl Switch {
             number,
             slots: (0..limits.ports).map(|_| Slot { generation: 0, state: None }).collect(),
             bridge: Bridge::new(limits.addresses, limits.ports, seed),
+            has_vlans: false,
             dirty: Vec::with_capacity(usize::from(limits.ports)),
             underway: Underway::new(),
             deadline: None,
@@ -117,12 +130,14 @@ impl Switch {
             self.bridge.pin(address, index).map_err(JoinError::Address)?;
         }
         self.slots[usize::from(index)].state = Some(PortState {
-            config,
             queue: PortQueue::with_sources(config.queue, self.slots.len() as u16),
+            config,
             counters: Counters::default(),
             dirty: false,
             carrier: true,
+            filter: None,
         });
+        self.look_for_vlans();
         Ok(self.id(index))
     }
 
@@ -135,7 +150,18 @@ impl Switch {
         state.clear(DropReason::Removed, pools);
         self.dirty.retain(|dirty| *dirty != index);
         self.bridge.close(index);
+        self.look_for_vlans();
         Some(state.counters)
+    }
+
+    /// Takes note whether there are VLANs. What was learnt while that was otherwise is not
+    /// known of any VLAN.
+    fn look_for_vlans(&mut self) {
+        let mut states = self.slots.iter().filter_map(|slot| slot.state.as_ref());
+        let has_vlans = states.any(|state| state.config.vlans.is_some());
+        if core::mem::replace(&mut self.has_vlans, has_vlans) != has_vlans {
+            self.bridge.forget();
+        }
     }
 
     /// Puts what came from a port into the queues of those it goes to.
@@ -153,8 +179,10 @@ impl Switch {
                 state.counters.received.add(1, packet.len());
             }
             match self.way(from, packet.headers(&pools.buffers), seconds) {
-                Ok(Way::To(port)) => self.enqueue(port, from, packet, pools, now),
-                Ok(Way::Flood) => self.flood(from, packet, pools, now),
+                Ok((Way::To(port), frame)) => self.direct(port, from, frame, packet, pools, now),
+                Ok((Way::Flood(group), frame)) => {
+                    self.flood(from, group, frame, packet, pools, now);
+                }
                 Err(reason) => self.refuse(from, reason, packet, pools, slow),
             }
         }
@@ -204,6 +232,15 @@ impl Switch {
         }
     }
 
+    /// Has a port get multicast of these groups alone, or all. Allocates where it got all.
+    fn set_filter(&mut self, id: PortId, groups: Option<&Groups>) {
+        let Some(state) = self.index(id).and_then(|index| self.state_mut(index)) else { return };
+        match groups {
+            Some(groups) => state.filter.get_or_insert_default().as_mut().clone_from(groups),
+            None => state.filter = None,
+        }
+    }
+
     /// Ends the waiting that lasted for too long, and forgets addresses that aged.
     /// The copies that this needs are made by one batch.
     fn expire<H: Hypervisor>(&mut self, hypervisor: &H, pools: &mut Pools, now: Instant) {
@@ -233,40 +270,94 @@ impl Switch {
         self.deadline = states.filter_map(|state| state.queue.deadline()).min();
     }
 
-    /// Learns where a frame came from and finds where it goes.
-    fn way(&mut self, from: u16, headers: &[u8], now: u32) -> Result<Way, DropReason> {
+    /// Learns where a frame came from and finds where it goes; on a bridge with VLANs, in
+    /// which one.
+    fn way(
+        &mut self,
+        from: u16,
+        headers: &[u8],
+        now: u32,
+    ) -> Result<(Way, Option<InVlan>), DropReason> {
         let Addresses { destination, source } =
             Addresses::parse(headers).ok_or(DropReason::Runt)?;
         if !source.is_unicast() {
             return Err(DropReason::BadSource);
         }
-        self.bridge.learn(source, from, now).map_err(|Forged| DropReason::Forged)?;
+        let state = self.slots[usize::from(from)].state.as_ref().filter(|_| self.has_vlans);
+        let frame = state.map(|state| state.config.classify(headers)).transpose()?;
+        let vlan = frame.map_or(0, |frame| frame.vlan);
+        let station = |address| Station { address, vlan };
+        self.bridge.learn(station(source), from, now).map_err(|Forged| DropReason::Forged)?;
         if destination.is_multicast() {
+            let group = Some(destination).filter(|group| *group != MacAddress::BROADCAST);
             let reserved = destination.is_reserved();
-            return if reserved { Err(DropReason::Reserved) } else { Ok(Way::Flood) };
+            let way = if reserved { Err(DropReason::Reserved) } else { Ok(Way::Flood(group)) };
+            return way.map(|way| (way, frame));
         }
-        match self.bridge.lookup(destination, now) {
+        match self.bridge.lookup(station(destination), now) {
             Some(port) if port == from => Err(DropReason::SamePort),
-            Some(port) => Ok(Way::To(port)),
-            None => Ok(Way::Flood),
+            Some(port) => Ok((Way::To(port), frame)),
+            None => Ok((Way::Flood(None), frame)),
         }
     }
 
-    /// Sends a packet to all ports but the one it came from: clones to all but the
-    /// last, which gets the packet itself.
-    fn flood(&mut self, from: u16, packet: Box<Packet>, pools: &mut Pools, now: Instant) {
-        let mut last = None;
-        for index in 0..self.slots.len() as u16 {
-            if index == from || self.slots[usize::from(index)].state.is_none() {
-                continue;
-            }
-            if let Some(previous) = last.replace(index) {
-                self.enqueue_clone(previous, from, &packet, pools, now);
+    /// Sends a packet to one port, if that is in its VLAN.
+    fn direct(
+        &mut self,
+        to: u16,
+        from: u16,
+        mut frame: Option<InVlan>,
+        mut packet: Box<Packet>,
+        pools: &mut Pools,
+        now: Instant,
+    ) {
+        let config = self.state_mut(to).map(|state| &state.config);
+        let form = frame.and_then(|frame| config?.form(frame.vlan));
+        match InVlan::reshape(&mut frame, form, &mut packet, pools) {
+            Ok(()) => self.enqueue(to, from, packet, pools, now),
+            Err(reason) => self.discard(to, reason, packet, pools),
+        }
+    }
+
+    /// Sends a packet to all ports but the one it came from, those that filter its group
+    /// out, and those that are not in its VLAN: clones to all but the last, which gets the
+    /// packet itself. Ports that want another form of it come after those that want it as
+    /// it is, so that its header is changed once.
+    fn flood(
+        &mut self,
+        from: u16,
+        group: Option<MacAddress>,
+        mut frame: Option<InVlan>,
+        mut packet: Box<Packet>,
+        pools: &mut Pools,
+        now: Instant,
+    ) {
+        let (mut last, mut lonely) = (None, true);
+        let forms = frame.map_or([None; 2], |frame| frame.forms().map(Some));
+        let rounds = if frame.is_some() { 2 } else { 1 };
+        for form in forms.into_iter().take(rounds) {
+            for index in 0..self.slots.len() as u16 {
+                let Some(state) = self.state_mut(index).filter(|_| index != from) else { continue };
+                if frame.is_some_and(|frame| state.config.form(frame.vlan) != form) {
+                    continue;
+                }
+                lonely = false;
+                if state.filters(group) {
+                    continue;
+                }
+                if let Some(previous) = last.take() {
+                    self.enqueue_clone(previous, from, &packet, pools, now);
+                }
+                match InVlan::reshape(&mut frame, form, &mut packet, pools) {
+                    Ok(()) => last = Some(index),
+                    Err(reason) => self.count(index, reason),
+                }
             }
         }
         match last {
             Some(last) => self.enqueue(last, from, packet, pools, now),
-            None => self.discard(from, DropReason::Nowhere, packet, pools),
+            None if lonely => self.discard(from, DropReason::Nowhere, packet, pools),
+            None => pools.give(packet),
         }
     }
 
@@ -349,9 +440,7 @@ impl Switch {
         let Some(why) = PuntReason::of(reason) else {
             return self.discard(from, reason, packet, pools);
         };
-        if let Some(state) = self.state_mut(from) {
-            state.counters.count(reason);
-        }
+        self.count(from, reason);
         slow.punt(why, self.id(from), packet, pools);
     }
 
@@ -394,6 +483,16 @@ impl Switch {
 }
 
 impl PortState {
+    /// Whether a group's frames are not wanted here; counts one that is not.
+    fn filters(&mut self, group: Option<MacAddress>) -> bool {
+        let (Some(group), Some(filter)) = (group, &self.filter) else { return false };
+        let unwanted = !filter.contains(group);
+        if unwanted {
+            self.counters.count(DropReason::Filtered);
+        }
+        unwanted
+    }
+
     /// Whether a packet can go to the port, before any clone of it is made.
     fn admit(&self, packet: &Packet, pools: &Pools) -> Result<(), DropReason> {
         if !self.carrier {

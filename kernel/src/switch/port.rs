@@ -1,6 +1,7 @@
 //! What a switch has ports to: guests' vifs and the NIC, behind one trait, so that
 //! the switch never names a driver.
 
+use alloc::boxed::Box;
 use core::fmt;
 use core::time::Duration;
 
@@ -10,6 +11,7 @@ use super::PortQueue;
 use super::bridge::PinError;
 use super::counters::Traffic;
 use super::queue::QueueLimits;
+use super::vlan::Vlans;
 use crate::Pools;
 use crate::packet::{MacAddress, Version};
 
@@ -29,7 +31,7 @@ impl fmt::Display for PortId {
 }
 
 /// What a port is, for as long as it exists.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortConfig {
     /// The address that only this port may send from: a guest's configured `mac`.
     pub address: Option<MacAddress>,
@@ -45,6 +47,9 @@ pub struct PortConfig {
     /// ([`Gso`](crate::packet::Gso)), with their checksum still to be made. For others the
     /// switch cuts them.
     pub segmentation: PartialChecksums,
+    /// The VLANs it takes part in, where that is configured. If it is for one port of a
+    /// switch, all others have VLANs as well: the uplink all of them, and any other VLAN 1.
+    pub vlans: Option<Box<Vlans>>,
     /// How much may wait for it.
     pub queue: QueueLimits,
 }

@@ -9,6 +9,7 @@ use xen::{Hypervisor, Instant};
 use super::Switch;
 use super::bridge::Seed;
 use super::counters::Counters;
+use super::groups::Groups;
 use super::port::{JoinError, PortConfig, PortId, Ports};
 use super::slow::{Punted, SlowPath};
 use crate::Pools;
@@ -198,6 +199,14 @@ impl Switches {
     pub fn set_carrier(&mut self, port: PortId, carrier: bool, pools: &mut Pools) {
         if let Some(switch) = self.switch_mut(port) {
             switch.set_carrier(port, carrier, pools);
+        }
+    }
+
+    /// Has a port get multicast of these groups alone, broadcast aside; `None` for all of
+    /// it. Allocates where it got all of it before, and else not.
+    pub fn set_filter(&mut self, port: PortId, groups: Option<&Groups>) {
+        if let Some(switch) = self.switch_mut(port) {
+            switch.set_filter(port, groups);
         }
     }
 

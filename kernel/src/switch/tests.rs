@@ -1,6 +1,8 @@
 //! Switches with ports that note what they got, and guests that lend pages.
 
+mod multicast;
 mod slow;
+mod vlan;
 
 use std::collections::BTreeMap;
 use std::{mem, slice};
@@ -36,6 +38,7 @@ fn config(address: Option<[u8; 6]>) -> PortConfig {
         mtu: 1500,
         tags: 2,
         segmentation: PartialChecksums::NONE,
+        vlans: None,
         queue: QueueLimits { packets: 40, bytes: 40 * 1526, wait: WAIT },
     }
 }

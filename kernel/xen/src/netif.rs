@@ -164,18 +164,16 @@ impl RxResponse {
     pub fn flags(&self) -> RxFlags {
         RxFlags::from_bits_truncate(self.flags)
     }
-}
 
-impl From<ExtraInfo> for RxResponse {
-    /// Extra info in a receive ring's slot, which is as long.
-    fn from(extra: ExtraInfo) -> Self {
-        zerocopy::transmute!(extra)
+    /// The response as extra info, which it is where the one before it says so.
+    pub fn extra(self) -> ExtraInfo {
+        zerocopy::transmute!(self)
     }
 }
 
-impl From<RxResponse> for ExtraInfo {
-    fn from(response: RxResponse) -> Self {
-        zerocopy::transmute!(response)
+impl From<ExtraInfo> for RxResponse {
+    fn from(extra: ExtraInfo) -> Self {
+        zerocopy::transmute!(extra)
     }
 }
 
@@ -196,16 +194,29 @@ impl ExtraInfo {
         Self { kind, flags: flags.bits(), data }
     }
 
-    /// Extra info of [`ExtraType::Gso`].
-    pub fn gso(kind: u8, size: u16, flags: ExtraFlags) -> Self {
+    /// The same, with more behind it.
+    pub fn set_more(&mut self) {
+        self.flags |= ExtraFlags::MORE.bits();
+    }
+
+    /// Segmentation into so many bytes of payload each, of a kind that should be a
+    /// [`GsoType`]'s.
+    pub fn gso(kind: u8, size: u16) -> Self {
         let [low, high] = size.to_le_bytes();
-        Self::new(XEN_NETIF_EXTRA_TYPE_GSO as u8, flags, [low, high, kind, 0, 0, 0])
+        let data = [low, high, kind, 0, 0, 0];
+        Self::new(XEN_NETIF_EXTRA_TYPE_GSO as u8, ExtraFlags::empty(), data)
     }
 
     /// What it says if it is of [`ExtraType::Gso`].
     pub fn segmentation(&self) -> Segmentation {
         let [low, high, kind, ..] = self.data;
         Segmentation { size: u16::from_le_bytes([low, high]), kind }
+    }
+
+    /// How many bytes are free before a packet's in its pages, for XDP (P-23).
+    pub fn xdp(headroom: u16) -> Self {
+        let [low, high] = headroom.to_le_bytes();
+        Self::new(XDP as u8, ExtraFlags::empty(), [low, high, 0, 0, 0, 0])
     }
 
     /// The flags that have a meaning.
@@ -325,6 +336,9 @@ mod tests {
         let extra = ExtraInfo::new(1, ExtraFlags::MORE, [3, 4, 5, 6, 7, 8]);
         assert_eq!(TxSlot::from(extra).as_bytes(), [1, 1, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0]);
         assert_eq!(TxSlot::from(extra).extra(), extra);
+        let extra = ExtraInfo::xdp(0x0201);
+        assert_eq!(RxResponse::from(extra).as_bytes(), [5, 0, 1, 2, 0, 0, 0, 0]);
+        assert_eq!(RxResponse::from(extra).extra(), extra);
     }
 
     #[test]

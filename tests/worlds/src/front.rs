@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
-use drivers::netback::Frontend;
+use drivers::netback::{Frontend, Options};
 use xen::event::RemotePort;
 use xen::fake::{Grant, Guest, GuestFrame};
 use xen::fake_store::{Netfront, VifPaths, Xenstored};
@@ -44,6 +44,8 @@ pub struct Manners {
     pub offers: u32,
     /// Whether it offers a new page for each one filled.
     pub refills: bool,
+    /// How much headroom it asks for when it connects.
+    pub xdp_headroom: u32,
     /// Where the rings' indices start.
     pub start: u32,
 }
@@ -58,6 +60,7 @@ impl Default for Manners {
             gso: [true; 2],
             offers: RX_RING_SIZE,
             refills: true,
+            xdp_headroom: 0,
             // So that every world sees them wrap.
             start: u32::MAX - 100,
         }
@@ -122,8 +125,10 @@ pub struct Received {
     pub flags: RxFlags,
     /// How it is still to be cut: the number of the kind, and how long the segments are.
     pub gso: Option<Segmentation>,
-    /// In how many slots.
+    /// In how many slots, those of extra info aside.
     pub slots: usize,
+    /// How many bytes were left free before it in each page.
+    pub headroom: u16,
     /// How many of them the backend failed to fill.
     pub failed: usize,
 }
@@ -182,12 +187,11 @@ struct Assembly {
     bytes: Vec<u8>,
     flags: Option<RxFlags>,
     gso: Option<Segmentation>,
-    /// The next slot has no bytes, but extra info.
-    extra: bool,
-    /// More bytes are to come.
-    more: bool,
     slots: usize,
     failed: usize,
+    headroom: u16,
+    /// The first slot, while what follows is its extra info.
+    first: Option<(RxResponse, Lent)>,
 }
 
 /// A guest's network driver.
@@ -290,6 +294,7 @@ impl Front {
             ("feature-ipv6-csum-offload", ipv6_checksum.into()),
             ("feature-gso-tcpv4", gso[0].into()),
             ("feature-gso-tcpv6", gso[1].into()),
+            ("xdp-headroom", self.manners.xdp_headroom),
         ];
         for (name, value) in keys {
             self.set_key(name, &value.to_string());
@@ -368,6 +373,11 @@ impl Front {
         self.rings.tx.push(slot).expect("room in the ring");
     }
 
+    /// Takes note of so many slots of extra info among what was written as it stands.
+    pub fn expect_nulls(&mut self, extras: usize) {
+        self.extras += extras;
+    }
+
     /// Shows the backend what was written, and raises the event if it wants one.
     pub fn kick(&mut self) {
         if self.rings.tx.publish() {
@@ -389,6 +399,7 @@ impl Front {
             ipv6_checksum,
             gso_v4: gso[0],
             gso_v6: gso[1],
+            options: Options { xdp_headroom: self.manners.xdp_headroom, ..Options::default() },
         }
     }
 
@@ -460,7 +471,7 @@ impl Front {
             let mut taken = 0;
             while let Some(response) = self.rings.rx.take() {
                 taken += 1;
-                self.filled(response, now);
+                self.taken(response, now);
             }
             if self.manners.refills {
                 self.offer(taken);
@@ -482,36 +493,75 @@ impl Front {
         self.answers.push(TxAnswer { id, status });
     }
 
-    /// Checks what netfront relies on (P-17 to P-20).
-    fn filled(&mut self, response: RxResponse, now: Instant) {
+    /// Takes a slot of the receive ring: a response, or extra info of the first one.
+    fn taken(&mut self, response: RxResponse, now: Instant) {
         let (id, lent) = self.offered.pop_front().expect("a response to a request");
-        self.assembly.slots += 1;
-        if std::mem::take(&mut self.assembly.extra) {
-            self.told(response.into());
-            self.take_back(lent);
-            return self.assembled(now);
+        let Some(first) = self.assembly.first.take() else {
+            assert_eq!(response.id, id, "responses occupy their requests' slots (P-17)");
+            if response.flags().contains(RxFlags::EXTRA_INFO) {
+                self.assembly.first = Some((response, lent));
+                return;
+            }
+            return self.filled(response, lent, now);
+        };
+        let extra = response.extra();
+        self.told(&extra);
+        let mut page = vec![0; PAGE_SIZE];
+        self.guest.page(lent.frame).read_bytes(0, &mut page);
+        assert!(page.iter().all(|byte| *byte == BLANK), "written to for extra info");
+        self.take_back(lent);
+        if extra.flags().contains(ExtraFlags::MORE) {
+            self.assembly.first = Some(first);
+        } else {
+            self.filled(first.0, first.1, now);
         }
-        assert_eq!(response.id, id, "responses occupy their requests' slots (P-17)");
+    }
+
+    /// Checks what extra info says, each once (P-11, P-21, P-23).
+    fn told(&mut self, extra: &ExtraInfo) {
+        match extra.extra_type() {
+            Some(ExtraType::Gso) => {
+                let gso = extra.segmentation();
+                let kind = GsoType::new(gso.kind).expect("a kind that there is");
+                assert!(self.manners.gso[kind as usize], "a kind that it takes (P-21)");
+                assert!(gso.size > 0, "segments with bytes");
+                assert_eq!(self.assembly.gso.replace(gso), None, "once");
+            }
+            Some(ExtraType::Xdp) => {
+                let [low, high, 0, 0, 0, 0] = extra.data else { panic!("{extra:?}") };
+                assert_eq!(self.assembly.headroom, 0, "once");
+                self.assembly.headroom = u16::from_le_bytes([low, high]);
+                assert_ne!(self.assembly.headroom, 0, "nothing to tell");
+            }
+            _ => panic!("{extra:?}"),
+        }
+    }
+
+    /// Checks what netfront relies on (P-17 to P-20, P-23).
+    fn filled(&mut self, response: RxResponse, lent: Lent, now: Instant) {
         let mut flags = response.flags();
         let more = flags.contains(RxFlags::MORE_DATA);
-        flags.remove(RxFlags::MORE_DATA);
+        flags.remove(RxFlags::MORE_DATA | RxFlags::EXTRA_INFO);
         let assembly = &mut self.assembly;
-        assembly.more = more;
+        let headroom = usize::from(assembly.headroom);
+        assembly.slots += 1;
         if assembly.flags.is_none() {
-            assembly.extra = flags.contains(RxFlags::EXTRA_INFO);
-            flags.remove(RxFlags::EXTRA_INFO);
+            let known = RxFlags::CSUM_BLANK | RxFlags::DATA_VALIDATED;
+            assert!(known.contains(flags), "{flags:?}");
             assembly.flags = Some(flags);
         } else {
             assert_eq!(flags, RxFlags::empty(), "only the first slot has flags");
         }
         match usize::try_from(response.status) {
             Ok(len) => {
-                assert_eq!(response.offset, 0, "no headroom was asked for");
-                assert!(len <= PAGE_SIZE, "{len} bytes in a page (P-18)");
-                assert!(!more || len == PAGE_SIZE, "{len} bytes, and more (P-19)");
+                assert_eq!(usize::from(response.offset), headroom, "as the extra info says");
+                assert!(headroom + len <= PAGE_SIZE, "{len} bytes in a page (P-18)");
+                assert!(!more || headroom + len == PAGE_SIZE, "{len} bytes, and more (P-19)");
                 assert!(len > 0, "an empty slot");
-                let mut bytes = vec![0; PAGE_SIZE.min(len + MARGIN)];
-                self.guest.page(lent.frame).read_bytes(0, &mut bytes);
+                let mut before = vec![0; PAGE_SIZE.min(headroom + len + MARGIN)];
+                self.guest.page(lent.frame).read_bytes(0, &mut before);
+                let mut bytes = before.split_off(headroom);
+                assert!(before.iter().all(|byte| *byte == BLANK), "written before the packet");
                 let behind = bytes.split_off(len);
                 assert!(behind.iter().all(|byte| *byte == BLANK), "written behind the packet");
                 assembly.bytes.extend(bytes);
@@ -521,32 +571,16 @@ impl Front {
                 assembly.failed += 1;
             }
         }
-        self.take_back(lent);
-        self.assembled(now);
-    }
-
-    /// Checks what extra info says (P-11, P-21).
-    fn told(&mut self, extra: ExtraInfo) {
-        assert_eq!(extra.extra_type(), Some(ExtraType::Gso), "what netfront knows (P-18)");
-        assert!(!extra.flags().contains(ExtraFlags::MORE), "one extra");
-        let gso = extra.segmentation();
-        let kind = GsoType::new(gso.kind).expect("a kind that there is");
-        assert!(self.manners.gso[kind as usize], "a kind that it takes (P-21)");
-        assert!(gso.size > 0, "segments with bytes");
-        self.assembly.gso = Some(gso);
-    }
-
-    /// Takes note of a packet, once all of it is there.
-    fn assembled(&mut self, now: Instant) {
-        if self.assembly.extra || self.assembly.more {
-            return;
+        if !more {
+            let Assembly { bytes, flags, gso, slots, failed, headroom, .. } =
+                std::mem::take(assembly);
+            assert!(slots <= MAX_RX_SLOTS, "{slots} slots (P-18)");
+            assert!(self.manners.scatter_gather || slots == 1, "no feature-sg");
+            let flags = flags.unwrap_or(RxFlags::empty());
+            assert!(gso.is_none() || flags.contains(RxFlags::CSUM_BLANK), "as P-21 has it");
+            self.received.push(Received { at: now, bytes, flags, gso, slots, headroom, failed });
         }
-        let Assembly { bytes, flags, gso, slots, failed, .. } = std::mem::take(&mut self.assembly);
-        assert!(slots <= MAX_RX_SLOTS, "{slots} slots (P-18)");
-        assert!(self.manners.scatter_gather || slots == 1, "no feature-sg");
-        let flags = flags.unwrap_or(RxFlags::empty());
-        assert!(gso.is_none() || flags.contains(RxFlags::CSUM_BLANK), "as P-21 has it");
-        self.received.push(Received { at: now, bytes, flags, gso, slots, failed });
+        self.take_back(lent);
     }
 
     /// A page comes back: nobody may look at it any more.

@@ -477,6 +477,13 @@ impl<U: Uplink> World<U> {
         self.fronts[id].xenbus.set_state(&mut self.store, state);
     }
 
+    /// Has a frontend write a key of its directory.
+    pub fn set_front_key(&mut self, id: Id, key: &str, value: &str) {
+        let vif = self[id].vif();
+        let path = format!("{}/{key}", vif.frontend_dir());
+        self.store.act(vif.frontend).write(&path, value).expect("its own");
+    }
+
     /// A key of our directory.
     pub fn own(&mut self, id: Id, key: &str) -> Option<String> {
         let path = format!("{}/{key}", self[id].vif().backend_dir());

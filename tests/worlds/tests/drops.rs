@@ -87,6 +87,16 @@ fn provoke(world: &mut World, reason: DropReason) {
             let frame = frames::plain(OUTSIDE, world[a].mac(), 1000, 1);
             world[a].send(&Outgoing::whole(&frame).with_flags(TxFlags::CSUM_BLANK));
         }
+        DropReason::Vlan => {
+            let b = world.attach_with(1, Manners::default(), &[("vlan", "10")]);
+            send(world, world[b].mac(), 1000);
+        }
+        DropReason::Filtered => {
+            let b = world.attach(1);
+            world.set_front_key(b, "request-multicast-control", "1");
+            world.settle();
+            send(world, [1, 0, 0x5e, 0, 0, 1], 1000);
+        }
         DropReason::Undelivered => {
             let b = world.attach(1);
             let offered = world[b].offered(0);

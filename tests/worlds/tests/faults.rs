@@ -132,6 +132,7 @@ fn s9_failed_attempts_leave_no_shard() {
         ipv6_checksum: true,
         gso_v4: false,
         gso_v6: false,
+        options: drivers::netback::Options::default(),
     };
     let result = Vif::attach(xen.clone(), GUESTS[0], &frontend, &mut pools);
     assert!(matches!(result, Err(AttachError::Bind(_))));

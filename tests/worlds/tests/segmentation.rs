@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use worlds::trials::trials;
 use worlds::{Id, Manners, Outgoing, Received, World, frames};
 use xen::PAGE_SIZE;
-use xen::netif::{ExtraFlags, ExtraInfo, RxFlags, Status, TxFlags};
+use xen::netif::{ExtraInfo, RxFlags, Status, TxFlags};
 
 const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
 /// The longest segments that fit an Ethernet over either IP, beside TCP's timestamps.
@@ -26,7 +26,7 @@ fn headers(v6: bool) -> usize {
 /// A TCP segment of `len` bytes in all, with its checksum, and how it is to be cut.
 fn segment(to: [u8; 6], from: [u8; 6], v6: bool, len: usize, mss: u16) -> (Vec<u8>, ExtraInfo) {
     let payload: Vec<_> = (headers(v6)..len).map(|at| (at * 7 + at / 251) as u8).collect();
-    let extra = ExtraInfo::gso(1 + u8::from(v6), mss, ExtraFlags::empty());
+    let extra = ExtraInfo::gso(1 + u8::from(v6), mss);
     (frames::transport(to, from, v6, true, &payload), extra)
 }
 
@@ -105,7 +105,7 @@ fn p21_guests_get_segments_uncut() {
             assert_eq!(got.bytes, out.bytes, "{len}");
             assert_eq!(got.gso, Some(sent.1.segmentation()));
             assert_eq!(got.flags, RxFlags::CSUM_BLANK | RxFlags::DATA_VALIDATED);
-            assert_eq!(got.slots, len.div_ceil(PAGE_SIZE) + 1, "one for the extra (P-19)");
+            assert_eq!(got.slots, len.div_ceil(PAGE_SIZE), "as few as it takes (P-19)");
         }
         // What one segment holds needs no cutting.
         let short = segment(world[b].mac(), world[a].mac(), v6, headers(v6) + 1428, MSS);
@@ -191,6 +191,31 @@ fn o3_a_flood_is_cut_for_those_who_need_it() {
     let got = drain(&mut world, c);
     check_stream(&finished(got), &sent.0, MSS, "cut");
     check_stream(&world.wire.take_frames(), &sent.0, MSS, "the wire");
+    world.end();
+}
+
+/// T-8: tags come and go before segments are cut, which all have them.
+#[test]
+fn t8_tagged_segments_are_cut_as_well() {
+    let mut world = World::new();
+    let a = world.attach_with(0, Manners::default(), &[("vlan", "7")]);
+    let uncut = world.attach_with(1, Manners::default(), &[("vlan", "7")]);
+    let none = Manners { gso: [false; 2], ..Manners::default() };
+    let cut = world.attach_with(2, none, &[("vlan", "1p/7")]);
+    let sent = segment(frames::BROADCAST, world[a].mac(), false, 20_000, MSS);
+    let out = outgoing(&sent, false);
+    world[a].send(&out);
+    world.settle();
+    assert_eq!(drain(&mut world, uncut)[0].bytes, out.bytes);
+    let untagged = |frame: Vec<u8>| {
+        assert_eq!(frame[12..16], [0x81, 0, 0, 7]);
+        [&frame[..12], &frame[16..]].concat()
+    };
+    let got = drain(&mut world, cut).into_iter();
+    let got = got.map(|packet| Received { bytes: untagged(packet.bytes.clone()), ..packet });
+    check_stream(&finished(got.collect()), &sent.0, MSS, "cut");
+    let frames: Vec<_> = world.wire.take_frames().into_iter().map(untagged).collect();
+    check_stream(&frames, &sent.0, MSS, "the wire");
     world.end();
 }
 
@@ -289,7 +314,7 @@ fn f4_what_cannot_be_cut_is_refused() {
         let bad = [(&whole, 3 - good, MSS), (&whole, good, 27), (&whole, good, 30)];
         for (frame, kind, mss) in asks.chain(bad) {
             for flags in [TxFlags::empty(), TxFlags::CSUM_BLANK] {
-                let extra = ExtraInfo::gso(kind, mss, ExtraFlags::empty());
+                let extra = ExtraInfo::gso(kind, mss);
                 let packet = Outgoing::whole(frame).with_flags(flags).with_extras(&[extra]);
                 let ids = world[a].send(&packet);
                 world.settle();

@@ -129,10 +129,10 @@ fn l2_l3_a_slow_store_is_all_that_takes_time() {
 fn l3_a_store_that_is_too_slow() {
     let (mut world, guests) = with(StoreManners { pace: 2 * SECOND, ..StoreManners::default() });
     let c = world.add(2, Manners::default(), &[]);
-    pass(&mut world, 100 * SECOND, guests);
+    pass(&mut world, 200 * SECOND, guests);
     assert!(world.is_connected(c));
     detach_somehow(&mut world, c, guests);
-    pass(&mut world, 100 * SECOND, guests);
+    pass(&mut world, 200 * SECOND, guests);
     assert_eq!(world.network.vifs().count(), 2);
     honest(&mut world);
     world.end();

@@ -16,7 +16,7 @@ use xen::grant::GrantRef;
 
 use super::*;
 use crate::netback::vif::{DISCONNECT_PATIENCE, LINGER};
-use crate::netback::{Carrier, ConnectRequest, Progress, Urgency, VifConfig};
+use crate::netback::{Carrier, ConnectRequest, Options, Progress, Urgency, VifConfig};
 
 const US: DomainId = DomainId(5);
 
@@ -26,6 +26,7 @@ struct Host {
     connected: BTreeMap<VifId, ConnectRequest>,
     disconnecting: BTreeSet<VifId>,
     connects: usize,
+    reconfigurations: usize,
     refuse_admission: Option<&'static str>,
     refuse_connection: Option<&'static str>,
     /// Disconnections wait for force.
@@ -50,6 +51,13 @@ impl VifHost for Host {
         let before = self.connected.insert(request.vif, request.clone());
         assert_eq!(before, None, "connected twice");
         Ok(())
+    }
+
+    fn reconfigure(&mut self, vif: VifId, options: Options) {
+        let request = self.connected.get_mut(&vif).expect("connected");
+        assert_ne!(request.frontend.options, options, "nothing changed");
+        request.frontend.options = options;
+        self.reconfigurations += 1;
     }
 
     fn disconnect(&mut self, vif: VifId, urgency: Urgency, _: Instant) -> Progress {
@@ -299,6 +307,37 @@ fn attach_and_connect() {
     assert_eq!(world.xenstored.watches(US), 2);
 }
 
+/// S-8: what a frontend changes meanwhile is passed on once, as it is last; what it writes
+/// that makes no sense changes nothing; and one watch tells of all of it (L-9).
+#[test]
+fn options_are_followed() {
+    let mut world = World::new();
+    let vif = world.connected(vif(10, 0));
+    let path = format!("{}/request-multicast-control", vif.frontend_dir());
+    let asked = |world: &World| world.host.connected[&id(vif)].frontend.options;
+    assert!(!asked(&world).multicast_control);
+    for (round, last) in [true, false, true].into_iter().enumerate() {
+        for flip in 0..100 {
+            let value = if (flip % 2 == 0) == last { "0" } else { "1" };
+            world.xenstored.act(vif.frontend).write(&path, value).unwrap();
+        }
+        world.run();
+        assert_eq!(asked(&world).multicast_control, last);
+        assert_eq!(world.host.reconfigurations, round + 1);
+        for garbage in ["", "-1", "4294967296", "yes"] {
+            world.xenstored.act(vif.frontend).write(&path, garbage).unwrap();
+            world.run();
+        }
+    }
+    assert_eq!(world.host.reconfigurations, 3);
+    assert_eq!(world.xenstored.watches(US), 2);
+    let front = Netfront::new(vif).with("request-multicast-control", "1");
+    assert_eq!(world.detach(vif), (Ok(()), false));
+    world.attach(front);
+    assert!(asked(&world).multicast_control, "from the start");
+    assert_eq!(world.host.reconfigurations, 3);
+}
+
 /// A feature is there before the state that tells of it: both in one commit.
 #[test]
 fn features_come_with_the_state() {
@@ -445,12 +484,45 @@ fn closes_before_connecting() {
     assert_eq!(world.shown(vif), "25624");
 }
 
+/// P-23: a 7 is answered by 8, which stays; from there it ends as from 4.
+#[test]
+fn reconfigured() {
+    for end in ["5", "6", "detach"] {
+        let mut world = World::new();
+        let vif = world.connected(vif(10, 0));
+        let path = format!("{}/xdp-headroom", vif.frontend_dir());
+        for (round, headroom) in ["256", "0", "256"].into_iter().enumerate() {
+            world.xenstored.act(vif.frontend).write(&path, headroom).unwrap();
+            world.set_front(vif, "7");
+            let options = world.host.connected[&id(vif)].frontend.options;
+            assert_eq!(options.xdp_headroom.to_string(), headroom);
+            assert_eq!(world.host.reconfigurations, round + 1);
+            world.set_front(vif, "4");
+        }
+        assert!(world.shown(vif).ends_with("248"));
+        world.set_carrier(vif, Carrier::Stalled);
+        world.run();
+        assert_eq!(world.own(vif, "carrier").as_deref(), Some("0"), "told in 8 as in 4");
+        if end == "detach" {
+            assert_eq!(world.detach(vif), (Ok(()), false));
+            assert!(world.shown(vif).ends_with("24856-"));
+            continue;
+        }
+        world.set_front(vif, end);
+        assert_eq!(world.own(vif, "hotplug-status"), None);
+        assert!(world.shown(vif).ends_with("24856"));
+        assert!(world.host.connected.is_empty());
+        world.set_front(vif, "1");
+        assert_eq!(world.own(vif, "state").as_deref(), Some("4"));
+    }
+}
+
 /// states that ask for nothing, and values that are no states.
 #[test]
 fn states_without_meaning() {
     let mut world = World::new();
     let vif = world.connected(vif(10, 0));
-    for state in ["2", "3", "7", "8", "9", "", "abc", "-1", "4294967297", "0x5", "\0", "ж"] {
+    for state in ["2", "3", "8", "9", "", "abc", "-1", "4294967297", "0x5", "\0", "ж"] {
         world.set_front(vif, state);
         assert_eq!(world.own(vif, "state").as_deref(), Some("4"), "{state:?}");
     }
@@ -546,7 +618,7 @@ fn refused_configurations() {
         ("bridge", &long),
         ("rate", "fast"),
         ("mtu", "0"),
-        ("vlan", "10"),
+        ("vlan", "10/20"),
         ("handle", "7"),
         ("frontend-id", "11"),
         ("frontend", "/local/domain/11/device/vif/0"),
@@ -575,7 +647,7 @@ fn refused_configurations() {
 fn refused_while_connected() {
     let mut world = World::before_start();
     let vif = vif(10, 0);
-    Toolstack::attach(&mut world.xenstored, &vif, &[("vlan", "10")]).unwrap();
+    Toolstack::attach(&mut world.xenstored, &vif, &[("vlan", "0")]).unwrap();
     let mut front = Netfront::new(vif);
     front.closes = false;
     front.connect(&mut world.xenstored);

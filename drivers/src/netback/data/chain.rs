@@ -8,7 +8,7 @@
 use core::fmt;
 
 use heapless::Vec;
-use kernel::packet::Version;
+use kernel::packet::{MacAddress, Version};
 use xen::PAGE_SIZE;
 use xen::netif::{
     ExtraFlags, ExtraInfo, ExtraType, GsoType, Segmentation, TxFlags, TxRequest, TxSlot,
@@ -89,6 +89,15 @@ pub(super) enum Refusal {
     Extra,
 }
 
+/// A change of the multicast groups that a guest wants frames of (P-13).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum GroupChange {
+    /// Frames of this one as well.
+    Add(MacAddress),
+    /// No more of this one.
+    Remove(MacAddress),
+}
+
 /// One transmit request.
 #[derive(Debug)]
 pub(super) struct Chain {
@@ -101,6 +110,8 @@ pub(super) struct Chain {
     /// The segmentation that is left to be done: over which version of IP, into how many
     /// bytes of payload each.
     pub(super) gso: Option<(Version, u16)>,
+    /// What it changes of the guest's groups. Then it has one slot, and that means nothing.
+    pub(super) change: Option<GroupChange>,
     /// Whether it is refused.
     pub(super) refusal: Option<Refusal>,
 }
@@ -111,13 +122,19 @@ impl Chain {
     pub(super) fn parse(mut take: impl FnMut() -> Option<TxSlot>) -> Result<Self, Violation> {
         let first = take().ok_or(Violation::EndsEarly)?.request();
         let len = first.size;
-        let mut chain = Self { slots: Vec::new(), extras: 0, len, gso: None, refusal: None };
+        let mut chain =
+            Self { slots: Vec::new(), extras: 0, len, gso: None, change: None, refusal: None };
         if first.flags().contains(TxFlags::EXTRA_INFO) {
             chain.take_extras(&mut take)?;
         }
         let mut more = first.flags().contains(TxFlags::MORE_DATA);
         // There is room for as many as the loop below lets in.
         let _ = chain.slots.push(first);
+        if chain.change.is_some() {
+            // No packet, whatever the slot says of one: with Linux, a slot that follows is
+            // the next request.
+            return Ok(chain);
+        }
         let mut rest = 0u32;
         while more {
             if chain.slots.len() > FATAL_FURTHER {
@@ -146,21 +163,30 @@ impl Chain {
         Ok(chain)
     }
 
-    /// Extras follow the first slot. A request with one of a feature that is not offered is
-    /// refused, and so is one with two of a type (P-11); a hash is information that may be
-    /// ignored.
+    /// Extras follow the first slot. One of a feature that is not offered has the request
+    /// refused, and so have two of a type (P-11); a hash is information that may be ignored.
+    /// Where there are changes of both kinds, the addition is the one that is made, as with
+    /// Linux.
     fn take_extras(&mut self, take: &mut impl FnMut() -> Option<TxSlot>) -> Result<(), Violation> {
         let mut hashed = false;
+        let (mut added, mut removed) = (None, None);
         loop {
             let extra = take().ok_or(Violation::EndsEarly)?.extra();
             self.extras = self.extras.saturating_add(1);
             match extra.extra_type() {
                 Some(ExtraType::Hash) if !hashed => hashed = true,
                 Some(ExtraType::Gso) if self.gso.is_none() => self.gso = Some(gso(&extra)?),
+                Some(ExtraType::McastAdd) if added.is_none() => {
+                    added = Some(GroupChange::Add(MacAddress::new(extra.data)));
+                }
+                Some(ExtraType::McastDel) if removed.is_none() => {
+                    removed = Some(GroupChange::Remove(MacAddress::new(extra.data)));
+                }
                 Some(_) => self.refuse(Refusal::Extra),
                 None => return Err(Violation::UnknownExtra(extra.kind)),
             }
             if !extra.flags().contains(ExtraFlags::MORE) {
+                self.change = added.or(removed);
                 return Ok(());
             }
         }
@@ -249,27 +275,61 @@ mod tests {
         // Later slots' flags mean nothing but that there are more (P-7).
         let odd = slot(TxFlags::all() - MORE, 0, 50);
         assert_eq!(refusal(&[slot(MORE, 0, 100), odd]), None);
-        for kind in [2, 3, 5] {
-            let info = extra(kind, ExtraFlags::empty());
-            assert_eq!(refusal(&[first, info, slot(LAST, 0, 50)]), Some(Refusal::Extra));
-        }
+        let info = extra(5, ExtraFlags::empty());
+        assert_eq!(refusal(&[first, info, slot(LAST, 0, 50)]), Some(Refusal::Extra));
         for kind in [0, 6, 255] {
             let info = extra(kind, ExtraFlags::empty());
             assert_eq!(violation(&[first, info]), Some(Violation::UnknownExtra(kind)), "P-11");
         }
     }
 
+    /// P-13: a request that changes groups is one slot and its extras, whatever they say
+    /// beside (F-3).
+    #[test]
+    fn a_change_of_groups_is_no_packet() {
+        let group = |kind, flags, last| ExtraInfo::new(kind, flags, [1, 0, 0x5e, 0, 0, last]);
+        let address = |last| MacAddress::new([1, 0, 0x5e, 0, 0, last]);
+        let (more, end) = (ExtraFlags::MORE, ExtraFlags::empty());
+        let (add, remove) = (GroupChange::Add(address(7)), GroupChange::Remove(address(9)));
+        let cases: [(&[ExtraInfo], _); 6] = [
+            (&[group(2, end, 7)], Ok(add)),
+            (&[group(3, end, 9)], Ok(remove)),
+            (&[group(4, more, 0), group(2, end, 7)], Ok(add)),
+            (&[group(3, more, 9), group(2, end, 7)], Ok(add)),
+            (&[group(2, more, 7), group(2, end, 7)], Err(Refusal::Extra)),
+            (&[group(3, more, 9), group(5, end, 7)], Err(Refusal::Extra)),
+        ];
+        for (extras, expected) in cases {
+            // Even what would break off the vif or is too short for a packet.
+            for (flags, offset, size) in [(LAST, 0, 0), (LAST, 4095, 60_000), (MORE, 0, 100)] {
+                let mut slots = vec![slot(flags | TxFlags::EXTRA_INFO, offset, size)];
+                slots.extend(extras.iter().map(|extra| TxSlot::from(*extra)));
+                let own = slots.len();
+                slots.push(slot(LAST, 0, 60));
+                let (chain, taken) = parse(&slots);
+                let chain = chain.expect("no violation");
+                assert_eq!((taken, usize::from(chain.extras) + 1), (own, own));
+                let found = chain.refusal.map_or(chain.change.ok_or(Refusal::Size), Err);
+                assert_eq!(found, expected, "{extras:?}");
+            }
+        }
+        let unfinished = [slot(TxFlags::EXTRA_INFO, 0, 0), group(2, more, 7).into()];
+        assert_eq!(violation(&unfinished), Some(Violation::EndsEarly));
+    }
+
     #[test]
     fn segmentation_has_a_kind_and_a_size() {
         let first = slot(TxFlags::EXTRA_INFO, 0, 100);
-        let gso = |kind, size| TxSlot::from(ExtraInfo::gso(kind, size, ExtraFlags::empty()));
+        let gso = |kind, size| TxSlot::from(ExtraInfo::gso(kind, size));
         let asked = |kind, size| parse(&[first, gso(kind, size)]).0.map(|chain| chain.gso);
         assert_eq!(asked(1, 1448), Ok(Some((Version::V4, 1448))), "P-12");
         assert_eq!(asked(2, 65_535), Ok(Some((Version::V6, 65_535))));
         for (kind, size) in [(0, 1448), (3, 1448), (255, 1448), (1, 0), (2, 0)] {
             assert_eq!(asked(kind, size), Err(Violation::Segmentation { kind, size }));
         }
-        let both = TxSlot::from(ExtraInfo::gso(1, 1448, ExtraFlags::MORE));
+        let mut more = ExtraInfo::gso(1, 1448);
+        more.set_more();
+        let both = TxSlot::from(more);
         assert_eq!(refusal(&[first, both, gso(1, 1448)]), Some(Refusal::Extra), "P-11");
         assert_eq!(refusal(&[first, both, extra(4, ExtraFlags::empty())]), None);
     }
@@ -336,7 +396,7 @@ mod tests {
             let (chain, taken) = parse(&slots);
             if let Ok(chain) = chain {
                 prop_assert_eq!(taken, chain.slots.len() + usize::from(chain.extras));
-                if chain.refusal.is_none() {
+                if chain.refusal.is_none() && chain.change.is_none() {
                     let sum: usize = chain.slots.iter().map(|slot| usize::from(slot.size)).sum();
                     prop_assert_eq!(sum, usize::from(chain.len));
                     prop_assert!(chain.slots[0].size >= ETHERNET_HEADER);

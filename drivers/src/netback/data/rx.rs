@@ -12,7 +12,7 @@ use kernel::Pools;
 use kernel::packet::{BATCH, Bytes, Checksum, Gso, MAX_FRAGMENTS, Packet, Version};
 use kernel::switch::PortQueue;
 use xen::grant::{GrantCopy, GrantRef, GrantRegion};
-use xen::netif::{ExtraFlags, ExtraInfo, GsoType, RxFlags, RxRequest, RxResponse, Status};
+use xen::netif::{ExtraInfo, GsoType, RxFlags, RxRequest, RxResponse, Status};
 use xen::ring::{BackRing, RX_RING_SIZE};
 use xen::{DomainId, Hypervisor, Instant, LocalRegion, PAGE_SIZE, SharedPage};
 
@@ -22,10 +22,18 @@ use super::chain::Violation;
 /// guest is taken to have stopped receiving: as long as with Linux.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most pages a packet of 64 KiB takes.
-const MAX_PAGES: usize = 17;
+/// The most headroom (P-23). What is left of a page holds the longest frame of a network
+/// without jumbo frames, so that such packets stay in one slot.
+pub const MAX_HEADROOM: u16 = 2048;
+
+/// The most pages of a packet: what Linux' frontend takes (P-18), and one more than 64 KiB
+/// need without headroom.
+const MAX_PAGES: usize = 18;
 /// The most copies a packet takes: each piece of it, and each page's end.
 const MAX_COPIES: usize = 1 + MAX_FRAGMENTS + MAX_PAGES;
+
+/// Extra info of a packet: one of each type that is sent.
+type Extras = Vec<ExtraInfo, 2>;
 
 type Ring = BackRing<RxRequest, RxResponse, RX_RING_SIZE>;
 
@@ -52,6 +60,8 @@ pub(super) struct RxQueue {
     domain: DomainId,
     /// Whether the frontend takes packets of more than one slot (feature-sg).
     scatter_gather: bool,
+    /// How many bytes of each page stay free before a packet's.
+    headroom: u16,
     short: Option<Short>,
     counters: RxCounters,
 }
@@ -95,7 +105,14 @@ impl RxQueue {
         scatter_gather: bool,
     ) -> Result<Self, Violation> {
         let ring = Ring::attach(page).map_err(Violation::Ring)?;
-        Ok(Self { ring, domain, scatter_gather, short: None, counters: RxCounters::default() })
+        let counters = RxCounters::default();
+        Ok(Self { ring, domain, scatter_gather, headroom: 0, short: None, counters })
+    }
+
+    /// Leaves so many bytes free before a packet's in each page from now on, as far as
+    /// [`MAX_HEADROOM`] goes. The frontend is told with each packet how many there are.
+    pub(super) fn set_headroom(&mut self, headroom: u32) {
+        self.headroom = u16::try_from(headroom).unwrap_or(u16::MAX).min(MAX_HEADROOM);
     }
 
     pub(super) fn counters(&self) -> RxCounters {
@@ -157,7 +174,7 @@ impl RxQueue {
     ) -> Result<Option<u32>, Violation> {
         let mut free = self.ring.requests().map_err(Violation::Ring)?;
         while let Some(next) = queue.front() {
-            let pages = next.len().div_ceil(PAGE_SIZE);
+            let pages = next.len().div_ceil(PAGE_SIZE - usize::from(self.headroom));
             if pages > MAX_PAGES || pages > 1 && !self.scatter_gather {
                 self.counters.too_long += 1;
                 if let Some(packet) = queue.pop() {
@@ -165,7 +182,7 @@ impl RxQueue {
                 }
                 continue;
             }
-            let needed = (pages + usize::from(next.meta.gso.is_some())) as u32;
+            let needed = (pages + self.extras(next).len()) as u32;
             if free < needed {
                 return Ok(Some(needed));
             }
@@ -183,33 +200,43 @@ impl RxQueue {
     }
 
     /// Adds the copies of a packet into the ring's next slots, which were counted before:
-    /// one for each of its pages, and behind the first one for its segmentation (P-17,
-    /// P-21).
+    /// one for each of its pages, and behind the first one for each extra (P-17).
     fn copy(&mut self, packet: &Packet, pages: usize, pools: &mut Pools, pass: &mut Pass) {
         let mut flags = match packet.meta.checksum {
             Checksum::Partial => RxFlags::CSUM_BLANK | RxFlags::DATA_VALIDATED,
             Checksum::Validated => RxFlags::DATA_VALIDATED,
             Checksum::Unknown => RxFlags::empty(),
         };
-        let extra = packet.meta.gso.map(extra);
-        flags.set(RxFlags::EXTRA_INFO, extra.is_some());
+        let mut extras = self.extras(packet);
+        flags.set(RxFlags::EXTRA_INFO, !extras.is_empty());
         let mut pieces = Pieces::new(packet);
         for page in 0..pages {
             let Some(request) = self.ring.take() else { break };
-            let to =
-                GrantRegion { domain: self.domain, reference: GrantRef(request.gref), offset: 0 };
+            let reference = GrantRef(request.gref);
+            let to = GrantRegion { domain: self.domain, reference, offset: self.headroom };
             let len = pieces.fill_page(to, pools);
             flags.set(RxFlags::MORE_DATA, page + 1 < pages);
             let copies_end = pools.copies.len() as u16;
             let _ = pass.slots.push(Slot::Data { id: request.id, flags, len, copies_end });
             flags = RxFlags::empty();
-            if page == 0
-                && let Some(extra) = extra
-                && self.ring.take().is_some()
-            {
-                let _ = pass.slots.push(Slot::Extra(extra));
+            for extra in core::mem::take(&mut extras) {
+                if self.ring.take().is_some() {
+                    let _ = pass.slots.push(Slot::Extra(extra));
+                }
             }
         }
+    }
+
+    /// What there is to say of a packet beside its bytes: how it is still to be cut (P-21),
+    /// and what is free before it (P-23).
+    fn extras(&self, packet: &Packet) -> Extras {
+        let gso = packet.meta.gso.map(segmentation);
+        let xdp = (self.headroom > 0).then(|| ExtraInfo::xdp(self.headroom));
+        let mut extras: Extras = gso.into_iter().chain(xdp).collect();
+        if let Some((_, followed)) = extras.split_last_mut() {
+            followed.iter_mut().for_each(ExtraInfo::set_more);
+        }
+        extras
     }
 
     /// Runs the copies and answers the slots. A slot whose page could not be
@@ -237,7 +264,7 @@ impl RxQueue {
                 unreadable |= !filled && outcomes.any(|copied| copied);
                 copy = end;
                 let status = if filled { len as i16 } else { Status::Error as i16 };
-                self.ring.respond(RxResponse::new(id, 0, flags, status));
+                self.ring.respond(RxResponse::new(id, self.headroom, flags, status));
             }
             if delivered {
                 self.counters.packets += 1;
@@ -254,12 +281,12 @@ impl RxQueue {
 }
 
 /// How a frontend is told of a packet's segmentation.
-fn extra(gso: Gso) -> ExtraInfo {
+fn segmentation(gso: Gso) -> ExtraInfo {
     let kind = match gso.version {
         Version::V4 => GsoType::TcpV4,
         Version::V6 => GsoType::TcpV6,
     };
-    ExtraInfo::gso(kind.number(), gso.mss, ExtraFlags::empty())
+    ExtraInfo::gso(kind.number(), gso.mss)
 }
 
 /// A packet's bytes in order, cut where the guest's pages end.
@@ -276,15 +303,17 @@ impl<'a> Pieces<'a> {
         Self { packet, piece: 0, done: 0 }
     }
 
-    /// Adds the copies that fill the page `to` and returns how many bytes they are.
+    /// Adds the copies that fill the rest of a page from `to` on and returns how many bytes
+    /// they are.
     fn fill_page(&mut self, to: GrantRegion, pools: &mut Pools) -> u16 {
+        let room = PAGE_SIZE as u16 - to.offset;
         let mut filled = 0;
-        while filled < PAGE_SIZE as u16
+        while filled < room
             && let Some(len) = self.piece_len()
         {
-            let count = (len - self.done).min(PAGE_SIZE as u16 - filled);
+            let count = (len - self.done).min(room - filled);
             if count > 0 {
-                let to = GrantRegion { offset: filled, ..to };
+                let to = GrantRegion { offset: to.offset + filled, ..to };
                 if let Some(copy) = self.copy(to, count, pools) {
                     pools.copies.push(copy);
                 }

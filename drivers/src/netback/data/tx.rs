@@ -14,13 +14,16 @@ use kernel::packet::{
     BATCH, Batch, Checksum, ETHERNET_HEADER, Fragment, Gso, Linear, Packet, Version, checksum,
 };
 use kernel::pages::{Claim, ShardId};
+use kernel::switch::TooManyGroups;
 use kernel::{HEADROOM, Pools};
 use xen::grant::{GrantCopy, GrantRef};
 use xen::netif::{Status, TxFlags, TxResponse, TxSlot};
 use xen::ring::{BackRing, TX_RING_SIZE};
 use xen::{DomainId, Hypervisor, Instant, SharedPage};
 
-use super::chain::{Chain, MAX_SLOTS, Violation};
+use super::chain::{Chain, GroupChange, MAX_SLOTS, Violation};
+use super::common::Common;
+use super::credit::Credit;
 
 /// Bytes of a packet copied into our memory: all headers that are looked at.
 const HEADERS: u16 = 128;
@@ -50,6 +53,11 @@ pub struct TxCounters {
 pub(super) struct TxQueue {
     ring: Ring,
     shard: ShardId,
+    /// A request's first slot that was taken when there was no credit for it: what was read
+    /// once is not read again (P-3).
+    held: Option<TxSlot>,
+    /// When there is credit for it.
+    resumes_at: Option<Instant>,
     counters: TxCounters,
 }
 
@@ -78,7 +86,7 @@ impl TxQueue {
         let ring = Ring::attach(page).map_err(Violation::Ring)?;
         let slots = TX_RING_SIZE as u16;
         let shard = pools.tracker.open(domain, slots).ok_or(Violation::TooManyRequests)?;
-        Ok(Self { ring, shard, counters: TxCounters::default() })
+        Ok(Self { ring, shard, held: None, resumes_at: None, counters: TxCounters::default() })
     }
 
     /// The queue's lent pages.
@@ -90,17 +98,24 @@ impl TxQueue {
         self.counters
     }
 
-    /// Takes packets from the ring until `batch` is full, the ring is empty or a
-    /// pool is used up. Says whether requests may be left.
+    /// When requests are to be taken again that wait for credit.
+    pub(super) fn resumes_at(&mut self) -> &mut Option<Instant> {
+        &mut self.resumes_at
+    }
+
+    /// Takes packets from the ring until `batch` is full, the ring is empty, a pool is
+    /// used up or the vif's credit. Says whether requests may be left, other than for
+    /// want of credit.
     pub(super) fn receive<H: Hypervisor>(
         &mut self,
         hypervisor: &H,
         pools: &mut Pools,
+        common: &mut Common,
         batch: &mut Batch,
         now: Instant,
     ) -> Result<bool, Violation> {
         let mut pending = Vec::<Pending, BATCH>::new();
-        let result = self.collect(pools, BATCH - batch.len(), &mut pending, now);
+        let result = self.collect(pools, common, BATCH - batch.len(), &mut pending, now);
         pools.run_copies(hypervisor);
         for pending in pending {
             if let Some(packet) = self.finish(pending, pools) {
@@ -118,6 +133,7 @@ impl TxQueue {
     fn collect(
         &mut self,
         pools: &mut Pools,
+        common: &mut Common,
         room: usize,
         pending: &mut Vec<Pending, BATCH>,
         now: Instant,
@@ -125,12 +141,16 @@ impl TxQueue {
         // Counted by requests, good ones or not: a guest that goes on producing while
         // we look must not keep us here.
         for _ in 0..room {
-            if is_short(pools) || pools.copies.room() < MAX_SLOTS || self.requests()? == 0 {
+            if is_short(pools) || pools.copies.room() < MAX_SLOTS {
                 break;
             }
-            let chain = Chain::parse(|| self.ring.take())?;
+            let Some(first) = self.first(&mut common.credit, now)? else { break };
+            let mut first = Some(first);
+            let chain = Chain::parse(|| first.take().or_else(|| self.ring.take()))?;
             if chain.refusal.is_some() {
                 self.refuse(&chain);
+            } else if let Some(change) = chain.change {
+                self.change(&chain, change, common);
             } else if let Some(next) = self.build(&chain, pools, now)? {
                 // Bounded by `room`, which is at most its capacity.
                 if let Err(next) = pending.push(next) {
@@ -138,7 +158,27 @@ impl TxQueue {
                 }
             }
         }
-        Ok(self.requests()? > 0)
+        Ok(self.resumes_at.is_none() && (self.held.is_some() || self.requests()? > 0))
+    }
+
+    /// The first slot of the next request, if there is one and credit for it.
+    fn first(
+        &mut self,
+        credit: &mut Option<Credit>,
+        now: Instant,
+    ) -> Result<Option<TxSlot>, Violation> {
+        let first = match self.held.take() {
+            None if self.requests()? == 0 => None,
+            None => self.ring.take(),
+            held => held,
+        };
+        let (Some(slot), Some(credit)) = (first, credit) else { return Ok(first) };
+        self.resumes_at = credit.spend(slot.request().size, now).err();
+        if self.resumes_at.is_some() {
+            self.held = Some(slot);
+            return Ok(None);
+        }
+        Ok(Some(slot))
     }
 
     fn requests(&mut self) -> Result<u32, Violation> {
@@ -152,6 +192,15 @@ impl TxQueue {
             let extras = if index == 0 { chain.extras } else { 0 };
             self.respond(slot.id, Status::Error, extras);
         }
+    }
+
+    /// Changes the vif's groups, as far as there is room, and answers the request.
+    fn change(&mut self, chain: &Chain, change: GroupChange, common: &mut Common) {
+        let status = match common.change(change) {
+            Ok(()) => Status::Okay,
+            Err(TooManyGroups) => Status::Error,
+        };
+        self.respond(chain.slots[0].id, status, chain.extras);
     }
 
     /// Starts a packet: claims its pages, and adds the copies of its headers.

@@ -6,14 +6,16 @@ use kernel::Pools;
 use kernel::memory::{MapError, MappedPage, Window};
 use kernel::packet::Batch;
 use kernel::pages::ShardId;
-use kernel::switch::{Holding, MAX_WAIT, PartialChecksums, Port, PortQueue, Traffic};
+use kernel::switch::{Groups, Holding, MAX_WAIT, PartialChecksums, Port, PortQueue, Traffic};
 use xen::event::EventPort;
 use xen::{DomainId, Errno, Hypervisor, Instant};
 
 use super::chain::Violation;
+use super::common::Common;
+use super::credit::Credit;
 use super::rx::{RxCounters, RxQueue, STALL_TIMEOUT};
 use super::tx::{TxCounters, TxQueue};
-use crate::netback::{Carrier, Frontend};
+use crate::netback::{Carrier, Frontend, Options};
 
 /// How often a frontend that does not say when it has receive slots is looked at
 /// (P-22).
@@ -67,6 +69,7 @@ pub struct Vif<H: Hypervisor> {
     event: EventPort,
     rx_notify: bool,
     partial_checksums: PartialChecksums,
+    common: Common,
     carrier: Carrier<Violation>,
     /// When to look at the receive ring again, without an event.
     look_at: Option<Instant>,
@@ -104,6 +107,7 @@ impl<H: Hypervisor> Vif<H> {
                     v4: frontend.ipv4_checksum,
                     v6: frontend.ipv6_checksum,
                 },
+                common: Common::default(),
                 carrier: Carrier::Up,
                 look_at: None,
             }),
@@ -132,6 +136,28 @@ impl<H: Hypervisor> Vif<H> {
                 Err(AttachError::Bind(error))
             }
         }
+    }
+
+    /// Limits what the guest may send from now on.
+    pub fn limit(&mut self, credit: Option<Credit>) {
+        self.common.credit = credit;
+    }
+
+    /// What the guest may still send, where that is limited.
+    pub fn credit(&self) -> Option<Credit> {
+        self.common.credit
+    }
+
+    /// Takes note of what the frontend may change while it is connected.
+    pub fn set_options(&mut self, options: Options) {
+        self.common.set_filters(options.multicast_control);
+        self.rx.set_headroom(options.xdp_headroom);
+    }
+
+    /// The groups that the guest wants multicast of, `None` for all, where that changed
+    /// since this was asked last.
+    pub fn changed_filter(&mut self) -> Option<Option<&Groups>> {
+        self.common.changed_filter()
     }
 
     /// Undoes [`attach`](Self::attach), in the order of O-12. Pages of the guest's that
@@ -164,9 +190,14 @@ impl<H: Hypervisor> Vif<H> {
         VifCounters { tx: self.tx.counters(), rx: self.rx.counters() }
     }
 
-    /// When the receive ring wants to be looked at, although no event says so.
-    pub fn look_at(&self) -> Option<Instant> {
-        self.look_at
+    /// When a ring wants to be looked at, although no event says so.
+    pub fn look_at(&mut self) -> Option<Instant> {
+        self.look_at.into_iter().chain(*self.tx.resumes_at()).min()
+    }
+
+    /// Whether what the guest sent waited for credit that is there now; told once.
+    pub fn resumes(&mut self, now: Instant) -> bool {
+        self.tx.resumes_at().take_if(|at| *at <= now).is_some()
     }
 
     /// Looks at the receive ring, if that moment has come or the guest has stalled:
@@ -196,8 +227,10 @@ impl<H: Hypervisor> Vif<H> {
         if self.is_broken() {
             return false;
         }
-        let more = match self.tx.receive(&self.hypervisor, pools, batch, now) {
+        let more = match self.tx.receive(&self.hypervisor, pools, &mut self.common, batch, now) {
             Ok(true) => Ok(true),
+            // The guest need not say that there is more, since that is not taken either.
+            Ok(false) if self.tx.resumes_at().is_some() => Ok(false),
             Ok(false) => self.tx.rearm(),
             Err(violation) => Err(violation),
         };

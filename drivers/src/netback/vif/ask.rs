@@ -7,7 +7,7 @@ use xen::store::{Busy, RequestId, Store, Transaction};
 
 use super::{Context, Task, Vif, Watch, dir, token};
 use crate::netback::Carrier;
-use crate::netback::keys::{CONFIG_KEYS, FEATURES, FRONTEND_KEYS};
+use crate::netback::keys::{CONFIG_KEYS, FEATURES, FRONTEND_KEYS, OPTION_KEYS};
 use crate::netback::state::Ours;
 
 impl Vif {
@@ -25,11 +25,14 @@ impl Vif {
         let id = match self.task {
             Task::Meet => store.directory(&dir)?,
             Task::Configure => store.read_many(CONFIG_KEYS.iter().map(in_dir).collect())?,
-            Task::Watch => store.watch(&self.frontend_key("state"), &token(self.id))?,
+            Task::Watch => store.watch(&self.watched(), &token(self.id))?,
             Task::Look => {
                 self.marked = false;
                 let theirs = self.frontend_key("state");
-                store.read_many([in_dir(&"state"), in_dir(&"online"), theirs].into())?
+                let states = [in_dir(&"state"), in_dir(&"online"), theirs].into_iter();
+                let options = OPTION_KEYS.iter().filter(|_| self.connected);
+                let options = options.map(|key| self.frontend_key(key));
+                store.read_many(states.chain(options).collect())?
             }
             Task::SetMtu => match self.config.as_ref().and_then(|config| config.mtu) {
                 Some(mtu) => store.write(&self.frontend_key("mtu"), mtu.to_string().as_bytes())?,
@@ -62,7 +65,7 @@ impl Vif {
                 return Ok(None);
             }
             Task::Unwatch if self.watch == Watch::Set => {
-                store.unwatch(&self.frontend_key("state"), &token(self.id))?
+                store.unwatch(&self.watched(), &token(self.id))?
             }
             Task::Unwatch | Task::Rest | Task::Disconnect { .. } | Task::Gone => {
                 self.task = Task::Gone;
@@ -94,11 +97,11 @@ impl Vif {
                         .write(&format!("{}/error", self.error_dir()), error.as_bytes())
                         .write(&key("hotplug-error"), error.as_bytes())
                         .write(&key("hotplug-status"), b"error");
-                } else if self.ours == Ours::Connected {
+                } else if matches!(self.ours, Ours::Connected | Ours::Reconfigured) {
                     transaction = transaction.remove(&key("hotplug-status"));
                 }
             }
-            Ours::Initialising | Ours::Closed => {}
+            Ours::Initialising | Ours::Reconfigured | Ours::Closed => {}
         }
         let number = to.number().to_string();
         if self.seen != number.as_bytes() {
@@ -112,8 +115,9 @@ impl Vif {
     /// vif stays as it is.
     fn report(&mut self) -> Transaction {
         let carrier = if self.carrier == Carrier::Up { b"1" } else { b"0" };
+        let connected = if self.ours == Ours::Reconfigured { b"8" } else { b"4" };
         let transaction = Transaction::new()
-            .expect(&format!("{}/state", self.dir()), b"4")
+            .expect(&format!("{}/state", self.dir()), connected)
             .write(&format!("{}/carrier", self.dir()), carrier);
         match &self.carrier {
             Carrier::Up | Carrier::Stalled => transaction,
@@ -130,6 +134,11 @@ impl Vif {
 
     fn error_dir(&self) -> String {
         format!("error/{}", self.dir())
+    }
+
+    /// What is watched of the frontend's: all of its directory.
+    fn watched(&self) -> String {
+        self.frontend_dir.clone().unwrap_or_else(|| self.frontend_key("state"))
     }
 
     /// A key of the frontend's. Without a directory of its own, one that is not there.

@@ -8,9 +8,10 @@ use xen::Instant;
 use xen::store::Error;
 
 use super::{After, Context, LINGER, REFUSAL_DELAY, Task, Vif, shortened};
+use crate::netback::data::MAX_HEADROOM;
 use crate::netback::keys::Keys;
 use crate::netback::state::{self, Action, Ours, Theirs};
-use crate::netback::{Carrier, ConnectRequest, Frontend, VifConfig, VifHost};
+use crate::netback::{Carrier, ConnectRequest, Frontend, Options, VifConfig, VifHost};
 
 impl Vif {
     /// Reads what the toolstack configured.
@@ -30,6 +31,7 @@ impl Vif {
             // A value that is no state.
             Err(_) => {}
         }
+        keys.remarks().for_each(|remark| log::warn!("{}: {remark}", self.id));
         let config = keys
             .frontend_dir(self.id)
             .map(|dir| self.frontend_dir = Some(dir))
@@ -94,7 +96,7 @@ impl Vif {
             Action::Close if self.connected => {
                 Task::Disconnect { since: context.now, then: After::Close }
             }
-            Action::Close | Action::Finish => Task::Publish(to),
+            Action::Reconfigure | Action::Close | Action::Finish => Task::Publish(to),
             Action::Remove => {
                 let since = *self.removable_since.get_or_insert(context.now);
                 if context.now.since(since) >= LINGER {
@@ -106,6 +108,30 @@ impl Vif {
                 }
             }
         };
+    }
+
+    /// Passes on what a connected frontend changed. What makes no sense changes nothing.
+    pub(super) fn reconfigure(
+        &mut self,
+        values: &[Result<Vec<u8>, Error>],
+        host: &mut impl VifHost,
+        now: Instant,
+    ) {
+        if !self.connected {
+            return;
+        }
+        match Options::parse(&Keys::options(values)) {
+            Ok(options) if options == self.options => {}
+            Ok(options) => {
+                self.set_options(options, now);
+                host.reconfigure(self.id, options);
+            }
+            Err(_) if self.met_bad_option => {}
+            Err(error) => {
+                self.met_bad_option = true;
+                log::warn!("{}: {error}; what it was before stays", self.id);
+            }
+        }
     }
 
     /// Reads what the frontend shares and has the host take it.
@@ -121,7 +147,17 @@ impl Vif {
         let request = ConnectRequest { vif: self.id, config, frontend };
         host.connect(&request, now).map_err(|refusal| refusal.to_string())?;
         self.connected = true;
+        self.set_options(frontend.options, now);
         Ok(())
+    }
+
+    /// Takes note of a frontend's options, and tells of one that is not quite honoured.
+    fn set_options(&mut self, options: Options, now: Instant) {
+        self.options = options;
+        let asked = options.xdp_headroom;
+        if asked > MAX_HEADROOM.into() {
+            self.complain(now, format_args!("xdp-headroom {asked} is cut to {MAX_HEADROOM}"));
+        }
     }
 
     pub(super) fn published(&mut self, to: Ours, now: Instant) {

@@ -54,7 +54,7 @@ impl Netfront {
         match (ours.as_deref(), theirs.as_str()) {
             (Some("1"), "2") => self.connect(store),
             // In 1 it waits for whatever was before to be over.
-            (Some("2" | "3" | "4" | "5"), "5" | "6") if self.closes => {
+            (Some("2" | "3" | "4" | "5" | "7" | "8"), "5" | "6") if self.closes => {
                 self.set_state(store, "6");
             }
             _ => return false,

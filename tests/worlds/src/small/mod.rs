@@ -190,6 +190,7 @@ impl SmallWorld {
                 bridge: "xenbr0".try_into().expect("a name"),
                 mtu: None,
                 rate: None,
+                vlans: None,
             },
             frontend: device.front.frontend(),
         };
