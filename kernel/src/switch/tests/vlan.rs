@@ -192,6 +192,10 @@ fn vlans_come_and_go_with_the_ports_that_have_them() {
     world.fars.0.remove(&c);
     world.send(a, &tag);
     assert_eq!((world.got(b).len(), vlan_drops(&world, a)), (1, 1));
+    // Nor is it known again: meanwhile the station may have moved.
+    world.got(uplink);
+    world.send(a, &frame(station, guest_mac(0), 60));
+    assert_eq!((world.got(b).len(), world.got(uplink).len()), (1, 1));
     world.end();
 }
 
