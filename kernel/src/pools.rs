@@ -296,7 +296,7 @@ mod tests {
                 let fragment = Fragment { hold, offset: 1, len: bytes.len() as u16 - 1 };
                 packet.fragments.push(fragment).unwrap();
             }
-            packet.meta = Meta { checksum: Checksum::Partial };
+            packet.meta = Meta { checksum: Checksum::Partial, ..Meta::default() };
             packet
         }
 

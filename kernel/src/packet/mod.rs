@@ -1,6 +1,7 @@
 //! A packet on its way through the domain.
 
 pub mod checksum;
+pub mod flow;
 mod headers;
 mod mac;
 
@@ -38,6 +39,8 @@ pub enum Checksum {
 pub struct Meta {
     /// The state of the transport checksum.
     pub checksum: Checksum,
+    /// The hash of its flow that the guest it is for asked to be told.
+    pub hash: Option<flow::Hash>,
 }
 
 /// Bytes of our own memory.
