@@ -7,6 +7,7 @@ use kernel::pages::Census;
 use xen::Hypervisor;
 
 use crate::netback::Carrier;
+use crate::netback::data::QueueStatus;
 use crate::network::Network;
 use crate::nic::{Nic, Statistics};
 
@@ -50,6 +51,9 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
             match network.carrier(vif) {
                 None | Some(Carrier::Up) => writeln!(f)?,
                 Some(carrier) => writeln!(f, "; carrier {carrier}")?,
+            }
+            if network.queues(vif).count() > 1 {
+                write_queues(f, network.queues(vif))?;
             }
         }
         if let Some(nic) = network.nic() {
@@ -102,6 +106,18 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
         )?;
         writeln!(f, "leaked: {}", kernel::leaked())
     }
+}
+
+fn write_queues(
+    f: &mut fmt::Formatter<'_>,
+    queues: impl Iterator<Item = QueueStatus>,
+) -> fmt::Result {
+    write!(f, "    packets by queue:")?;
+    for QueueStatus { counters, stalled } in queues {
+        write!(f, " tx {} rx {}", counters.tx.packets, counters.rx.packets)?;
+        f.write_str(if stalled { " stalled;" } else { ";" })?;
+    }
+    writeln!(f)
 }
 
 fn write_nic(f: &mut fmt::Formatter<'_>, nic: &Statistics) -> fmt::Result {

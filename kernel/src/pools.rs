@@ -50,7 +50,7 @@ impl Pools {
     pub fn new(buffers: Buffers, window: Window, limits: Limits) -> Self {
         Self {
             buffers,
-            tracker: Tracker::default(),
+            tracker: Tracker::new(window.free()),
             window,
             copies: CopyBatch::with_capacity(limits.copies),
             choice: Choice::new(limits.map),

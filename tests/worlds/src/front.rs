@@ -4,14 +4,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
-use drivers::netback::Frontend;
+use drivers::netback::{ControlRing, Frontend, QueueKeys, QueueRings, RemotePorts};
 use xen::event::RemotePort;
 use xen::fake::{Grant, Guest, GuestFrame};
 use xen::fake_store::{Netfront, VifPaths, Xenstored};
 use xen::grant::GrantRef;
-use xen::netif::{ExtraInfo, RxFlags, RxRequest, RxResponse, Status, TxFlags, TxRequest};
+use xen::netif::{ControlRequest, ControlResponse, ExtraFlags, ExtraInfo, ExtraType};
+use xen::netif::{RxFlags, RxRequest, RxResponse, Status, TxFlags, TxRequest};
 use xen::netif::{TxResponse, TxSlot};
-use xen::ring::{FrontRing, RX_RING_SIZE, TX_RING_SIZE};
+use xen::ring::{CTRL_RING_SIZE, FrontRing, RX_RING_SIZE, TX_RING_SIZE};
 use xen::{Instant, PAGE_SIZE};
 
 /// The most slots that Linux takes of one packet (P-18).
@@ -42,6 +43,23 @@ pub struct Manners {
     pub refills: bool,
     /// Where the rings' indices start.
     pub start: u32,
+    /// How many queues it has.
+    pub queues: usize,
+    /// Whether each ring has an event channel of its own.
+    pub split: bool,
+    /// Whether it has a control ring.
+    pub control: bool,
+    /// By which queue it sends a packet.
+    pub spread: Spread,
+}
+
+/// How a frontend spreads what it sends over its queues.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Spread {
+    /// By flow, so that each keeps its order.
+    ByFlow,
+    /// To one queue after the other.
+    InTurn,
 }
 
 impl Default for Manners {
@@ -55,6 +73,10 @@ impl Default for Manners {
             refills: true,
             // So that every world sees them wrap.
             start: u32::MAX - 100,
+            queues: 1,
+            split: false,
+            control: false,
+            spread: Spread::ByFlow,
         }
     }
 }
@@ -119,6 +141,21 @@ pub struct Received {
     pub slots: usize,
     /// How many of them the backend failed to fill.
     pub failed: usize,
+    /// By which queue.
+    pub queue: usize,
+    /// The hash that it was told of.
+    pub hash: Option<ToldHash>,
+}
+
+/// A packet's hash, as the backend tells it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ToldHash {
+    /// Of what.
+    pub kind: u8,
+    /// By which algorithm.
+    pub algorithm: u8,
+    /// The hash.
+    pub value: u32,
 }
 
 /// A response to something sent.
@@ -130,15 +167,17 @@ pub struct TxAnswer {
     pub status: i16,
 }
 
-/// Both rings, and the event channel.
+/// Both rings of a queue, and the event channel.
 #[derive(Debug)]
 pub struct Rings {
     /// What the guest sends.
     pub tx: FrontRing<TxSlot, TxResponse, TX_RING_SIZE>,
     /// What the guest receives.
     pub rx: FrontRing<RxRequest, RxResponse, RX_RING_SIZE>,
-    /// The event channel.
+    /// The event channel; that of the transmit ring, where each has one.
     pub port: RemotePort,
+    /// The receive ring's, where each has one.
+    pub rx_port: Option<RemotePort>,
     /// The transmit ring's page.
     pub tx_page: (GuestFrame, GrantRef),
     /// The receive ring's page.
@@ -146,20 +185,51 @@ pub struct Rings {
 }
 
 impl Rings {
-    fn new(guest: &Guest, start: u32) -> Self {
-        let granted = || {
-            let frame = guest.add_page();
-            (frame, guest.grant(frame, Grant::Writable))
-        };
-        let (tx_page, rx_page) = (granted(), granted());
+    fn new(guest: &Guest, start: u32, split: bool) -> Self {
+        let (tx_page, rx_page) = (granted(guest), granted(guest));
         Self {
             tx: FrontRing::starting_at(guest.page(tx_page.0), start),
             rx: FrontRing::starting_at(guest.page(rx_page.0), start),
             port: guest.open_port(),
+            rx_port: split.then(|| guest.open_port()),
             tx_page,
             rx_page,
         }
     }
+
+    /// Where the backend raises an event once there is something to receive.
+    pub fn receive_port(&self) -> RemotePort {
+        self.rx_port.unwrap_or(self.port)
+    }
+
+    fn ports(&self) -> impl Iterator<Item = RemotePort> + use<> {
+        [Some(self.port), self.rx_port].into_iter().flatten()
+    }
+}
+
+/// The control ring, and its event channel.
+#[derive(Debug)]
+pub struct ControlRings {
+    /// The ring.
+    pub ring: FrontRing<ControlRequest, ControlResponse, CTRL_RING_SIZE>,
+    /// The event channel.
+    pub port: RemotePort,
+    /// The ring's page.
+    pub page: (GuestFrame, GrantRef),
+}
+
+impl ControlRings {
+    fn new(guest: &Guest, start: u32) -> Self {
+        let page = granted(guest);
+        let ring = FrontRing::starting_at(guest.page(page.0), start);
+        Self { ring, port: guest.open_port(), page }
+    }
+}
+
+/// A page that we may write.
+fn granted(guest: &Guest) -> (GuestFrame, GrantRef) {
+    let frame = guest.add_page();
+    (frame, guest.grant(frame, Grant::Writable))
 }
 
 /// A page that is lent: offered to be read or filled.
@@ -176,6 +246,18 @@ struct Assembly {
     flags: Option<RxFlags>,
     slots: usize,
     failed: usize,
+    hash: Option<ToldHash>,
+    /// Whether more data follows.
+    more: bool,
+    /// Whether extra info is next.
+    extra: bool,
+}
+
+/// What a queue receives.
+#[derive(Default, Debug)]
+struct Receiving {
+    offered: VecDeque<(u16, Lent)>,
+    assembly: Assembly,
 }
 
 /// A guest's network driver.
@@ -186,8 +268,14 @@ pub struct Front {
     pub xenbus: Netfront,
     /// How it behaves.
     pub manners: Manners,
-    /// The rings.
+    /// The rings of its first queue.
     pub rings: Rings,
+    /// Those of the others.
+    pub others: Vec<Rings>,
+    /// Its control ring.
+    pub control: Option<ControlRings>,
+    /// How its control requests were answered.
+    pub control_answers: Vec<ControlResponse>,
     /// What arrived.
     pub received: Vec<Received>,
     /// How what was sent was answered, extra info's responses left out.
@@ -200,27 +288,30 @@ pub struct Front {
     pub polls: bool,
     /// It leaves pages that come back as they are.
     pub keeps: bool,
+    /// A queue for which it offers no new pages.
+    pub neglected: Option<usize>,
     /// Its device is gone.
     pub gone: bool,
     sent: BTreeMap<u16, Lent>,
     /// How many slots of extra info have no response yet.
     extras: usize,
-    offered: VecDeque<(u16, Lent)>,
-    assembly: Assembly,
+    receiving: Vec<Receiving>,
     pages: Vec<GuestFrame>,
     next_id: u16,
+    /// The queue that is next, where they are used in turn.
+    turn: usize,
 }
 
 impl fmt::Debug for Front {
     /// What decides what it does next.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rings, sent, extras, offered, assembly, next_id, .. } = self;
+        let Self { rings, others, sent, extras, receiving, next_id, .. } = self;
         f.debug_struct("Front")
             .field("rings", rings)
+            .field("others", others)
             .field("sent", sent)
             .field("extras", extras)
-            .field("offered", offered)
-            .field("assembly", assembly)
+            .field("receiving", receiving)
             .field("next_id", next_id)
             .finish_non_exhaustive()
     }
@@ -228,29 +319,49 @@ impl fmt::Debug for Front {
 
 impl Front {
     pub(crate) fn new(guest: Guest, vif: VifPaths, manners: Manners) -> Self {
-        let rings = Rings::new(&guest, manners.start);
+        let rings = || Rings::new(&guest, manners.start, manners.split);
         let mut front = Self {
+            rings: rings(),
+            others: (1..manners.queues).map(|_| rings()).collect(),
+            control: manners.control.then(|| ControlRings::new(&guest, manners.start)),
+            control_answers: Vec::new(),
             guest,
             xenbus: Netfront::new(vif),
             manners,
-            rings,
             received: Vec::new(),
             answers: Vec::new(),
             events: 0,
             hands_off: false,
             polls: false,
             keeps: false,
+            neglected: None,
             gone: false,
             sent: BTreeMap::new(),
             extras: 0,
-            offered: VecDeque::new(),
-            assembly: Assembly::default(),
+            receiving: Vec::new(),
             pages: Vec::new(),
             next_id: 0,
+            turn: 0,
         };
-        front.write_keys();
-        front.offer(front.manners.offers);
+        front.open();
         front
+    }
+
+    /// Tells of its rings, and offers pages on all of them.
+    fn open(&mut self) {
+        self.write_keys();
+        self.receiving = self.queues().map(|_| Receiving::default()).collect();
+        (0..self.receiving.len()).for_each(|queue| self.offer_to(queue, self.manners.offers));
+    }
+
+    /// The rings of all its queues.
+    pub fn queues(&self) -> impl Iterator<Item = &Rings> + Clone {
+        std::iter::once(&self.rings).chain(&self.others)
+    }
+
+    /// The rings of one of its queues.
+    pub fn rings_of(&mut self, queue: usize) -> &mut Rings {
+        if queue == 0 { &mut self.rings } else { &mut self.others[queue - 1] }
     }
 
     /// Its vif.
@@ -266,16 +377,28 @@ impl Front {
 
     fn write_keys(&mut self) {
         let Manners { scatter_gather, rx_notify, ipv4_checksum, ipv6_checksum, .. } = self.manners;
-        let rings = &self.rings;
-        let keys = [
-            ("tx-ring-ref", rings.tx_page.1.0),
-            ("rx-ring-ref", rings.rx_page.1.0),
-            ("event-channel", rings.port.0),
+        let mut keys = vec![("multi-queue-num-queues", self.queues().count() as u32)];
+        for (rings, names) in self.queues().zip(QueueKeys::of(self.queues().count())) {
+            keys.push((names.tx_ring, rings.tx_page.1.0));
+            keys.push((names.rx_ring, rings.rx_page.1.0));
+            match rings.rx_port {
+                Some(rx) => keys.extend([(names.tx_port, rings.port.0), (names.rx_port, rx.0)]),
+                None => keys.push((names.port, rings.port.0)),
+            }
+        }
+        if let Some(control) = &self.control {
+            keys.push(("ctrl-ring-ref", control.page.1.0));
+            keys.push(("event-channel-ctrl", control.port.0));
+        }
+        keys.extend([
             ("feature-sg", scatter_gather.into()),
             ("feature-rx-notify", rx_notify.into()),
             ("feature-no-csum-offload", (!ipv4_checksum).into()),
             ("feature-ipv6-csum-offload", ipv6_checksum.into()),
-        ];
+        ]);
+        // What stands there by default is not its own.
+        let rings = ["tx-ring-ref", "rx-ring-ref", "event-channel"];
+        self.xenbus.keys.retain(|(name, _)| !rings.contains(&name.as_str()));
         for (name, value) in keys {
             self.set_key(name, &value.to_string());
         }
@@ -299,6 +422,27 @@ impl Front {
     /// # Panics
     /// If the ring is full.
     pub fn queue(&mut self, packet: &Outgoing) -> Vec<u16> {
+        let queue = self.choose(&packet.bytes);
+        self.queue_to(queue, packet)
+    }
+
+    /// The queue for a packet.
+    fn choose(&mut self, bytes: &[u8]) -> usize {
+        let key = match self.manners.spread {
+            Spread::ByFlow => crate::frames::flow(bytes),
+            Spread::InTurn => {
+                self.turn += 1;
+                self.turn as u64
+            }
+        };
+        key as usize % self.queues().count()
+    }
+
+    /// Writes a packet's requests into the ring of a queue; the ids of its slots.
+    ///
+    /// # Panics
+    /// If the ring is full.
+    pub fn queue_to(&mut self, queue: usize, packet: &Outgoing) -> Vec<u16> {
         let mut ids = Vec::new();
         let mut rest = &packet.bytes[..];
         for (index, &(offset, len)) in packet.pieces.iter().enumerate() {
@@ -310,9 +454,9 @@ impl Front {
             let size = if index == 0 { packet.bytes.len() as u16 } else { len };
             let id = self.lend(bytes, offset);
             let reference = self.sent[&id].reference.map_or(NO_GRANT, |reference| reference.0);
-            self.push(TxRequest::new(reference, offset, flags, id, size).into());
+            self.push_to(queue, TxRequest::new(reference, offset, flags, id, size).into());
             if index == 0 {
-                packet.extras.iter().for_each(|extra| self.push((*extra).into()));
+                packet.extras.iter().for_each(|extra| self.push_to(queue, (*extra).into()));
                 self.extras += packet.extras.len();
             }
             ids.push(id);
@@ -348,25 +492,57 @@ impl Front {
         self.sent.clear();
     }
 
-    /// Writes a request as it stands.
+    /// Writes a request as it stands into the ring of the first queue.
     pub fn push(&mut self, slot: TxSlot) {
-        self.rings.tx.push(slot).expect("room in the ring");
+        self.push_to(0, slot);
     }
 
-    /// Shows the backend what was written, and raises the event if it wants one.
+    fn push_to(&mut self, queue: usize, slot: TxSlot) {
+        self.rings_of(queue).tx.push(slot).expect("room in the ring");
+    }
+
+    /// Shows the backend what was written, and raises the events that it wants.
     pub fn kick(&mut self) {
-        if self.rings.tx.publish() {
-            self.guest.notify(self.rings.port);
+        for rings in std::iter::once(&mut self.rings).chain(&mut self.others) {
+            if rings.tx.publish() {
+                self.guest.notify(rings.port);
+            }
+        }
+    }
+
+    /// Asks for something by the control ring.
+    ///
+    /// # Panics
+    /// If it has none, or that is full.
+    pub fn ask(&mut self, kind: u32, data: [u32; 3]) {
+        let control = self.control.as_mut().expect("a control ring");
+        self.next_id = self.next_id.wrapping_add(1);
+        let request = ControlRequest { id: self.next_id, kind: kind as u16, data };
+        control.ring.push(request).expect("room in the ring");
+        if control.ring.publish() {
+            self.guest.notify(control.port);
         }
     }
 
     /// What the store tells the backend of it.
     pub(crate) fn frontend(&self) -> Frontend {
         let Manners { rx_notify, scatter_gather, ipv4_checksum, ipv6_checksum, .. } = self.manners;
+        let names = QueueKeys::of(self.queues().count());
+        let rings = self.queues().zip(names).map(|(rings, keys)| QueueRings {
+            keys,
+            tx_ring: rings.tx_page.1,
+            rx_ring: rings.rx_page.1,
+            ports: match rings.rx_port {
+                Some(rx) => RemotePorts::Split { tx: rings.port, rx },
+                None => RemotePorts::Shared(rings.port),
+            },
+        });
+        let control = self.control.as_ref();
+        let control =
+            control.map(|control| ControlRing { ring: control.page.1, port: control.port });
         Frontend {
-            tx_ring: self.rings.tx_page.1,
-            rx_ring: self.rings.rx_page.1,
-            port: self.rings.port,
+            queues: rings.collect(),
+            control,
             rx_notify,
             scatter_gather,
             ipv4_checksum,
@@ -384,25 +560,32 @@ impl Front {
         self.sent.len() + self.extras
     }
 
-    /// Offers `count` more pages to be filled.
+    /// Offers `count` more pages to be filled, on the first queue.
     pub fn offer(&mut self, count: u32) {
+        self.offer_to(0, count);
+    }
+
+    /// The same, on any queue.
+    pub fn offer_to(&mut self, queue: usize, count: u32) {
         for _ in 0..count {
             let frame = self.page();
             let reference = self.guest.grant(frame, Grant::Writable);
             self.next_id = self.next_id.wrapping_add(1);
             let id = self.next_id;
             let request = RxRequest { id, pad: 0, gref: reference.0 };
-            self.rings.rx.push(request).expect("room in the ring");
-            self.offered.push_back((id, Lent { frame, reference: Some(reference) }));
+            self.rings_of(queue).rx.push(request).expect("room in the ring");
+            let lent = Lent { frame, reference: Some(reference) };
+            self.receiving[queue].offered.push_back((id, lent));
         }
-        if self.rings.rx.publish() && self.manners.rx_notify {
-            self.guest.notify(self.rings.port);
+        if self.rings_of(queue).rx.publish() && self.manners.rx_notify {
+            let port = self.rings_of(queue).receive_port();
+            self.guest.notify(port);
         }
     }
 
     /// What stands for the `n`-th of the pages offered and not filled yet.
     pub fn offered(&self, n: usize) -> GrantRef {
-        self.offered[n].1.reference.expect("a page")
+        self.receiving[0].offered[n].1.reference.expect("a page")
     }
 
     /// Does what the store and the backend's events ask for. Returns whether there
@@ -420,7 +603,9 @@ impl Front {
 
     /// Does what the backend's events ask for. Returns whether there were any.
     pub(crate) fn attend(&mut self, now: Instant) -> bool {
-        let events = self.guest.take_events(self.rings.port);
+        let control = self.control.iter().map(|control| control.port);
+        let ports = self.queues().flat_map(Rings::ports).chain(control);
+        let events: usize = ports.map(|port| self.guest.take_events(port)).sum();
         self.events += events;
         if events > 0 && !self.polls {
             self.service(now);
@@ -430,24 +615,36 @@ impl Front {
 
     /// Takes all responses.
     pub fn service(&mut self, now: Instant) {
+        (0..self.receiving.len()).for_each(|queue| self.service_queue(queue, now));
+        let Some(control) = &mut self.control else { return };
         loop {
-            while let Some(response) = self.rings.tx.take() {
+            self.control_answers.extend(std::iter::from_fn(|| control.ring.take()));
+            if self.polls || !control.ring.rearm() {
+                break;
+            }
+        }
+    }
+
+    /// Takes the responses of one queue.
+    pub fn service_queue(&mut self, queue: usize, now: Instant) {
+        loop {
+            while let Some(response) = self.rings_of(queue).tx.take() {
                 self.answered(response);
             }
-            if self.polls || !self.rings.tx.rearm() {
+            if self.polls || !self.rings_of(queue).tx.rearm() {
                 break;
             }
         }
         loop {
             let mut taken = 0;
-            while let Some(response) = self.rings.rx.take() {
+            while let Some(response) = self.rings_of(queue).rx.take() {
                 taken += 1;
-                self.filled(response, now);
+                self.filled(queue, response, now);
             }
-            if self.manners.refills {
-                self.offer(taken);
+            if self.manners.refills && self.neglected != Some(queue) {
+                self.offer_to(queue, taken);
             }
-            if self.polls || !self.rings.rx.rearm() {
+            if self.polls || !self.rings_of(queue).rx.rearm() {
                 break;
             }
         }
@@ -465,44 +662,57 @@ impl Front {
     }
 
     /// Checks what netfront relies on (P-17 to P-20).
-    fn filled(&mut self, response: RxResponse, now: Instant) {
-        let (id, lent) = self.offered.pop_front().expect("a response to a request");
-        assert_eq!(response.id, id, "responses occupy their requests' slots (P-17)");
-        let mut flags = response.flags();
-        let more = flags.contains(RxFlags::MORE_DATA);
-        flags.remove(RxFlags::MORE_DATA);
-        let assembly = &mut self.assembly;
-        assembly.slots += 1;
-        if assembly.flags.is_none() {
-            let known = RxFlags::CSUM_BLANK | RxFlags::DATA_VALIDATED;
-            assert!(known.contains(flags), "no extra info: {flags:?}");
-            assembly.flags = Some(flags);
+    fn filled(&mut self, queue: usize, response: RxResponse, now: Instant) {
+        let Receiving { offered, assembly } = &mut self.receiving[queue];
+        let (id, lent) = offered.pop_front().expect("a response to a request");
+        if assembly.extra {
+            let extra = response.extra();
+            assert_eq!(extra.extra_type(), Some(ExtraType::Hash), "what it asked for");
+            let [kind, algorithm, value @ ..] = extra.data;
+            let told = ToldHash { kind, algorithm, value: u32::from_le_bytes(value) };
+            assert_eq!(assembly.hash.replace(told), None, "told twice");
+            assembly.extra = extra.flags().contains(ExtraFlags::MORE);
         } else {
-            assert_eq!(flags, RxFlags::empty(), "only the first slot has flags");
-        }
-        match usize::try_from(response.status) {
-            Ok(len) => {
-                assert_eq!(response.offset, 0, "no headroom was asked for");
-                assert!(len <= PAGE_SIZE, "{len} bytes in a page (P-18)");
-                assert!(!more || len == PAGE_SIZE, "{len} bytes, and more (P-19)");
-                assert!(len > 0, "an empty slot");
-                let mut bytes = vec![0; PAGE_SIZE.min(len + MARGIN)];
-                self.guest.page(lent.frame).read_bytes(0, &mut bytes);
-                let behind = bytes.split_off(len);
-                assert!(behind.iter().all(|byte| *byte == BLANK), "written behind the packet");
-                assembly.bytes.extend(bytes);
+            assert_eq!(response.id, id, "responses occupy their requests' slots (P-17)");
+            let mut flags = response.flags();
+            assembly.more = flags.contains(RxFlags::MORE_DATA);
+            flags.remove(RxFlags::MORE_DATA);
+            assembly.slots += 1;
+            if assembly.flags.is_none() {
+                let mut known = RxFlags::CSUM_BLANK | RxFlags::DATA_VALIDATED;
+                known.set(RxFlags::EXTRA_INFO, self.control.is_some());
+                assert!(known.contains(flags), "no extra info: {flags:?}");
+                assembly.extra = flags.contains(RxFlags::EXTRA_INFO);
+                flags.remove(RxFlags::EXTRA_INFO);
+                assembly.flags = Some(flags);
+            } else {
+                assert_eq!(flags, RxFlags::empty(), "only the first slot has flags");
             }
-            Err(_) => {
-                assert_eq!(response.status, Status::Error as i16);
-                assembly.failed += 1;
+            match usize::try_from(response.status) {
+                Ok(len) => {
+                    assert_eq!(response.offset, 0, "no headroom was asked for");
+                    assert!(len <= PAGE_SIZE, "{len} bytes in a page (P-18)");
+                    assert!(!assembly.more || len == PAGE_SIZE, "{len} bytes, and more (P-19)");
+                    assert!(len > 0, "an empty slot");
+                    let mut bytes = vec![0; PAGE_SIZE.min(len + MARGIN)];
+                    self.guest.page(lent.frame).read_bytes(0, &mut bytes);
+                    let behind = bytes.split_off(len);
+                    assert!(behind.iter().all(|byte| *byte == BLANK), "written behind the packet");
+                    assembly.bytes.extend(bytes);
+                }
+                Err(_) => {
+                    assert_eq!(response.status, Status::Error as i16);
+                    assembly.failed += 1;
+                }
             }
         }
-        if !more {
-            let Assembly { bytes, flags, slots, failed } = std::mem::take(assembly);
+        if !assembly.more && !assembly.extra {
+            let Assembly { bytes, flags, slots, failed, hash, .. } = std::mem::take(assembly);
             assert!(slots <= MAX_RX_SLOTS, "{slots} slots (P-18)");
             assert!(self.manners.scatter_gather || slots == 1, "no feature-sg");
             let flags = flags.unwrap_or(RxFlags::empty());
-            self.received.push(Received { at: now, bytes, flags, slots, failed });
+            let received = Received { at: now, bytes, flags, slots, failed, queue, hash };
+            self.received.push(received);
         }
         self.take_back(lent);
     }
@@ -531,7 +741,13 @@ impl Front {
     /// If the backend still uses any of it.
     pub(crate) fn close(&mut self) {
         assert_eq!(self.take_back_all(), [], "a ring is still mapped");
-        self.guest.close_port(self.rings.port);
+        self.close_ports();
+    }
+
+    fn close_ports(&self) {
+        let control = self.control.iter().map(|control| control.port);
+        let ports = self.queues().flat_map(Rings::ports).chain(control);
+        ports.for_each(|port| self.guest.close_port(port));
     }
 
     /// The same of a backend that could not wait: what it still uses stays lent for
@@ -545,19 +761,21 @@ impl Front {
         self.sent = unused;
         let kept = used.into_values().filter_map(|lent| lent.reference);
         let kept = kept.chain(self.take_back_all()).collect();
-        self.guest.close_port(self.rings.port);
+        self.close_ports();
         kept
     }
 
     /// Takes back all pages. The grants of rings that are still mapped.
     fn take_back_all(&mut self) -> Vec<GrantRef> {
         let lent = std::mem::take(&mut self.sent).into_values();
-        let lent = lent.chain(std::mem::take(&mut self.offered).into_iter().map(|(_, lent)| lent));
-        lent.collect::<Vec<_>>().into_iter().for_each(|lent| self.take_back(lent));
+        let receiving = std::mem::take(&mut self.receiving).into_iter();
+        let offered = receiving.flat_map(|receiving| receiving.offered).map(|(_, lent)| lent);
+        lent.chain(offered).collect::<Vec<_>>().into_iter().for_each(|lent| self.take_back(lent));
         self.extras = 0;
-        self.assembly = Assembly::default();
         let mut kept = Vec::new();
-        for (frame, reference) in [self.rings.tx_page, self.rings.rx_page] {
+        let rings = self.queues().flat_map(|rings| [rings.tx_page, rings.rx_page]);
+        let control = self.control.iter().map(|control| control.page);
+        for (frame, reference) in rings.chain(control) {
             if self.guest.end_grant(reference) {
                 self.guest.balloon_out(frame);
             } else {
@@ -569,8 +787,11 @@ impl Front {
 
     /// Makes new rings, as a driver does that starts again.
     pub(crate) fn reopen(&mut self) {
-        self.rings = Rings::new(&self.guest, self.manners.start);
-        self.write_keys();
-        self.offer(self.manners.offers);
+        let Manners { start, split, queues, control, .. } = self.manners;
+        let rings = || Rings::new(&self.guest, start, split);
+        let (first, others) = (rings(), (1..queues).map(|_| rings()).collect());
+        let control = control.then(|| ControlRings::new(&self.guest, start));
+        (self.rings, self.others, self.control) = (first, others, control);
+        self.open();
     }
 }

@@ -5,13 +5,16 @@
 //! bytes are: our memory, or the page of the guest that sent them.
 
 use alloc::boxed::Box;
+use core::ops::AddAssign;
 use core::time::Duration;
 
 use heapless::Vec;
 use kernel::Pools;
+use kernel::packet::flow::Hash;
 use kernel::packet::{BATCH, Checksum, MAX_FRAGMENTS, Packet};
-use kernel::switch::PortQueue;
+use kernel::switch::Lane;
 use xen::grant::{GrantCopy, GrantRef, GrantRegion};
+use xen::netif::{ExtraFlags, ExtraInfo, HashAlgorithm};
 use xen::netif::{RxFlags, RxRequest, RxResponse, Status};
 use xen::ring::{BackRing, RX_RING_SIZE};
 use xen::{DomainId, Hypervisor, Instant, LocalRegion, PAGE_SIZE, SharedPage};
@@ -45,6 +48,16 @@ pub struct RxCounters {
     pub unreadable: u64,
 }
 
+impl AddAssign for RxCounters {
+    fn add_assign(&mut self, Self { packets, bytes, too_long, failed, unreadable }: Self) {
+        self.packets += packets;
+        self.bytes += bytes;
+        self.too_long += too_long;
+        self.failed += failed;
+        self.unreadable += unreadable;
+    }
+}
+
 /// A receive queue.
 #[derive(Debug)]
 pub(super) struct RxQueue {
@@ -65,12 +78,19 @@ struct Short {
     slots: u32,
 }
 
+/// What a slot is answered with.
+#[derive(Debug)]
+enum Answer {
+    /// So many bytes in the page of the request `id`.
+    Data { id: u16, flags: RxFlags, len: u16 },
+    /// What else there is to say of the packet.
+    Extra(ExtraInfo),
+}
+
 /// A slot that is being filled.
 #[derive(Debug)]
 struct Slot {
-    id: u16,
-    flags: RxFlags,
-    len: u16,
+    answer: Answer,
     /// Where in the batch of copies the next slot's begin.
     copies_end: u16,
 }
@@ -102,7 +122,7 @@ impl RxQueue {
     pub(super) fn transmit<H: Hypervisor>(
         &mut self,
         hypervisor: &H,
-        queue: &mut PortQueue,
+        queue: &mut Lane<'_>,
         pools: &mut Pools,
         now: Instant,
     ) -> Result<bool, Violation> {
@@ -146,7 +166,7 @@ impl RxQueue {
     /// few slots, says how many it needs.
     fn fill(
         &mut self,
-        queue: &mut PortQueue,
+        queue: &mut Lane<'_>,
         pools: &mut Pools,
         pass: &mut Pass,
     ) -> Result<Option<u32>, Violation> {
@@ -160,7 +180,8 @@ impl RxQueue {
                 }
                 continue;
             }
-            let needed = needed as u32;
+            // Extra info takes a slot as well (P-19).
+            let needed = needed as u32 + u32::from(next.meta.hash.is_some());
             if free < needed {
                 return Ok(Some(needed));
             }
@@ -177,7 +198,8 @@ impl RxQueue {
         Ok(None)
     }
 
-    /// Adds the copies of a packet into the next `slots` slots of the ring.
+    /// Adds the copies of a packet into the next `slots` slots of the ring, one of which
+    /// is for the hash where the guest is to be told of one (P-17).
     fn copy(&mut self, packet: &Packet, slots: u32, pools: &mut Pools, pass: &mut Pass) {
         let mut flags = match packet.meta.checksum {
             Checksum::Partial => RxFlags::CSUM_BLANK | RxFlags::DATA_VALIDATED,
@@ -185,6 +207,9 @@ impl RxQueue {
             Checksum::Unknown => RxFlags::empty(),
         };
         let mut pieces = Pieces::new(packet);
+        let mut hash = packet.meta.hash;
+        flags.set(RxFlags::EXTRA_INFO, hash.is_some());
+        let slots = slots - u32::from(hash.is_some());
         for index in 0..slots {
             // The slots were counted before.
             let Some(request) = self.ring.take() else { break };
@@ -195,8 +220,16 @@ impl RxQueue {
                 flags |= RxFlags::MORE_DATA;
             }
             let copies_end = pools.copies.len() as u16;
-            let _ = pass.slots.push(Slot { id: request.id, flags, len, copies_end });
+            let answer = Answer::Data { id: request.id, flags, len };
+            let _ = pass.slots.push(Slot { answer, copies_end });
             flags = RxFlags::empty();
+            if let Some(Hash { kind, value }) = hash.take()
+                && self.ring.take().is_some()
+            {
+                let (toeplitz, last) = (HashAlgorithm::Toeplitz, ExtraFlags::empty());
+                let answer = Answer::Extra(ExtraInfo::hash(kind as u8, toeplitz, value, last));
+                let _ = pass.slots.push(Slot { answer, copies_end });
+            }
         }
     }
 
@@ -217,8 +250,13 @@ impl RxQueue {
                 delivered &= filled;
                 unreadable |= !filled && outcomes.any(|copied| copied);
                 copy = end;
-                let status = if filled { slot.len as i16 } else { Status::Error as i16 };
-                self.ring.respond(RxResponse::new(slot.id, 0, slot.flags, status));
+                self.ring.respond(match slot.answer {
+                    Answer::Data { id, flags, len } => {
+                        let status = if filled { len as i16 } else { Status::Error as i16 };
+                        RxResponse::new(id, 0, flags, status)
+                    }
+                    Answer::Extra(extra) => extra.into(),
+                });
             }
             if delivered {
                 self.counters.packets += 1;

@@ -5,7 +5,7 @@
 
 use alloc::boxed::Box;
 use core::mem;
-use core::ops::Range;
+use core::ops::{AddAssign, Range};
 
 use heapless::Vec;
 use kernel::defect::{self, Defect};
@@ -39,6 +39,15 @@ pub struct TxCounters {
     pub refused: u64,
     /// Packets lost because a granted page could not be read.
     pub unreadable: u64,
+}
+
+impl AddAssign for TxCounters {
+    fn add_assign(&mut self, Self { packets, bytes, refused, unreadable }: Self) {
+        self.packets += packets;
+        self.bytes += bytes;
+        self.refused += refused;
+        self.unreadable += unreadable;
+    }
 }
 
 /// A transmit queue.
