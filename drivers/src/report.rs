@@ -6,8 +6,8 @@ use kernel::memory::Size;
 use kernel::pages::Census;
 use xen::Hypervisor;
 
-use crate::netback::Carrier;
 use crate::netback::data::QueueStatus;
+use crate::netback::{Carrier, VifId};
 use crate::network::Network;
 use crate::nic::{Nic, Statistics};
 
@@ -52,8 +52,8 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
                 None | Some(Carrier::Up) => writeln!(f)?,
                 Some(carrier) => writeln!(f, "; carrier {carrier}")?,
             }
-            if network.queues(vif).count() > 1 {
-                write_queues(f, network.queues(vif))?;
+            if network.queues(vif).nth(1).is_some() {
+                write_queues(f, vif, network.queues(vif))?;
             }
         }
         if let Some(nic) = network.nic() {
@@ -110,14 +110,15 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
 
 fn write_queues(
     f: &mut fmt::Formatter<'_>,
+    vif: VifId,
     queues: impl Iterator<Item = QueueStatus>,
 ) -> fmt::Result {
-    write!(f, "    packets by queue:")?;
-    for QueueStatus { counters, stalled } in queues {
-        write!(f, " tx {} rx {}", counters.tx.packets, counters.rx.packets)?;
-        f.write_str(if stalled { " stalled;" } else { ";" })?;
+    for (number, QueueStatus { counters, stalled }) in queues.enumerate() {
+        let (tx, rx) = (counters.tx.packets, counters.rx.packets);
+        write!(f, "{vif} queue {number}: tx {tx} packets, rx {rx} packets")?;
+        writeln!(f, "{}", if stalled { ", stalled" } else { "" })?;
     }
-    writeln!(f)
+    Ok(())
 }
 
 fn write_nic(f: &mut fmt::Formatter<'_>, nic: &Statistics) -> fmt::Result {

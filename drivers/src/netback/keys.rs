@@ -57,7 +57,8 @@ pub struct ConnectRequest {
 /// The most queues of a vif. Each takes two frames of the window for its rings, two of
 /// Xen's maptrack handles and one event channel, or two where it is split; the control ring
 /// one of each: 64 vifs of so many take 1088 frames and handles, and up to 1088 channels
-/// (L-10: `max_event_channels` is 1023 where nothing else is configured).
+/// (L-10: `max_event_channels` is 1023 where nothing else is configured). Each has a shard of
+/// the page tracker, of which there are 65,535.
 pub const MAX_QUEUES: usize = MAX_LANES;
 
 /// What the frontend wrote (K-4): allegations, well-formed.

@@ -377,8 +377,12 @@ impl Front {
 
     fn write_keys(&mut self) {
         let Manners { scatter_gather, rx_notify, ipv4_checksum, ipv6_checksum, .. } = self.manners;
-        let mut keys = vec![("multi-queue-num-queues", self.queues().count() as u32)];
-        for (rings, names) in self.queues().zip(QueueKeys::of(self.queues().count())) {
+        let mut keys = Vec::new();
+        let queues = self.queues().count();
+        if queues > 1 {
+            keys.push(("multi-queue-num-queues", queues as u32));
+        }
+        for (rings, names) in self.queues().zip(QueueKeys::of(queues)) {
             keys.push((names.tx_ring, rings.tx_page.1.0));
             keys.push((names.rx_ring, rings.rx_page.1.0));
             match rings.rx_port {

@@ -133,7 +133,7 @@ fn f9_keys_that_change_once_connected() {
     assert_eq!(world.xen.audit().mappings, mappings);
     world.restart(evil);
     assert!(!world.is_connected(evil));
-    let error = world.error(evil).expect("one queue was offered");
+    let error = world.error(evil).expect("no queue at all");
     assert!(error.contains("multi-queue-num-queues"), "{error}");
     let outside = frames::plain(OUTSIDE, world[ids[1]].mac(), 1000, 1);
     world[ids[1]].send(&Outgoing::whole(&outside));

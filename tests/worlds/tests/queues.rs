@@ -200,7 +200,11 @@ fn t5_a_stalled_queue_does_not_disturb_the_others() {
         }
         assert_eq!(world.own(b, "carrier").as_deref(), Some("1"));
         let report = Report(&world.network).to_string();
-        assert_eq!(report.matches(" stalled;").count(), usize::from(rx_notify), "{report}");
+        assert_eq!(
+            report.matches("packets, stalled\n").count(),
+            usize::from(rx_notify),
+            "{report}"
+        );
         assert_eq!(world.drops(DropReason::NoCarrier) > 0, rx_notify);
         if rx_notify {
             world.check_at_rest();
@@ -214,9 +218,31 @@ fn t5_a_stalled_queue_does_not_disturb_the_others() {
         send_flows(&mut world, a, to, 1_000_000, 800);
         let arrived = flows(&mut world, b);
         assert_eq!(arrived.len(), usize::from(FLOWS));
-        assert!(!Report(&world.network).to_string().contains(" stalled;"));
+        assert!(!Report(&world.network).to_string().contains("stalled"));
         world.end();
     }
+}
+
+/// The operator sees each queue of a vif that has several, and whether it gets on.
+#[test]
+fn the_report_shows_queues() {
+    let mut world = World::of_many();
+    let a = world.attach(0);
+    let b = world.attach_with(1, Manners { offers: 1, refills: false, ..manners(2) }, &[]);
+    let to = world[b].mac();
+    send_flows(&mut world, a, to, 0, 100);
+    let lines = |world: &World| {
+        let report = Report(&world.network).to_string();
+        let lines = report.lines().filter(|line| line.contains(" queue "));
+        lines.map(str::to_string).collect::<Vec<_>>()
+    };
+    let expected = [0, 1].map(|queue| format!("vif11.0 queue {queue}: tx 0 packets, rx 1 packets"));
+    assert_eq!(lines(&world), expected);
+    world.pass(STALL_TIMEOUT);
+    world[b].offer_to(0, 8);
+    world.settle();
+    assert_eq!(lines(&world), [expected[0].clone(), format!("{}, stalled", expected[1])]);
+    world.end();
 }
 
 /// T-5: a guest that receives by none of its queues has no carrier, until it refills one.

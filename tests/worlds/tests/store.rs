@@ -104,7 +104,7 @@ fn recovers(world: &mut World, vif: Id, by_itself: bool, what: &str) {
 /// toolstack that has patience for the one has it for all of us.
 #[test]
 fn l2_l3_a_slow_store_is_all_that_takes_time() {
-    for pace in [2, 50, 400].map(|pace| pace * MILLISECOND) {
+    for pace in [2, 50, 250].map(|pace| pace * MILLISECOND) {
         let (mut world, guests) = with(StoreManners { pace, ..StoreManners::default() });
         let c = world.add(2, Manners::default(), &[]);
         let (time, done) = wait(&mut world, c, "2", guests);

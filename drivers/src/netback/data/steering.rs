@@ -132,3 +132,108 @@ impl Steering {
         Ok(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SEED: Seed = Seed::new([3, 5]);
+
+    /// A frame of a flow that its last Ethernet address tells.
+    fn frame(flow: u8) -> [u8; 60] {
+        let mut frame = [0; 60];
+        frame[11] = flow;
+        frame
+    }
+
+    fn queue(steering: &Steering, flow: u8) -> u8 {
+        steering.steer(&frame(flow), 60).0
+    }
+
+    #[test]
+    fn our_own_hash_uses_all_queues() {
+        for queues in 1..=8 {
+            let steering = Steering::new(queues, SEED);
+            let mut used: Vec<_> = (0..=255).map(|flow| queue(&steering, flow)).collect();
+            used.sort_unstable();
+            used.dedup();
+            assert_eq!(used, (0..queues as u8).collect::<Vec<_>>());
+            assert_eq!(steering.steer(&frame(1), 60).1, None);
+        }
+    }
+
+    #[test]
+    fn what_has_no_hash_is_as_if_it_were_zero() {
+        let mut steering = Steering::new(4, SEED);
+        assert_eq!(steering.set_algorithm(1), Ok(0));
+        assert!(!steering.hashes(), "of nothing");
+        assert_eq!(steering.set_flags(HashKind::ALL), Ok(0));
+        assert_eq!(queue(&steering, 7), 0);
+        assert_eq!(steering.set_mapping_size(2), Ok(0));
+        assert_eq!(steering.set_mapping(0..1, &3u32.to_le_bytes()), Ok(0));
+        assert_eq!(steering.steer(&frame(7), 60), (3, None));
+    }
+
+    /// S-5: where the arithmetic could go wrong.
+    #[test]
+    fn ranges_of_a_table() {
+        let mut steering = Steering::new(4, SEED);
+        assert_eq!(steering.set_mapping_size(64), Ok(0));
+        assert_eq!(steering.mapping_range(64, 0), Ok(0..64));
+        assert_eq!(steering.mapping_range(0, 64), Ok(64..64));
+        let (invalid, overflow) = (ControlStatus::InvalidParameter, ControlStatus::BufferOverflow);
+        for (len, offset, status) in [
+            (1, 64, invalid),
+            (65, 0, invalid),
+            (u32::MAX, 1, invalid),
+            (1, u32::MAX, invalid),
+            (1 << 31, 1 << 31, invalid),
+            (129, 0, overflow),
+            (0, 129, overflow),
+            (u32::MAX, 0, overflow),
+        ] {
+            assert_eq!(steering.mapping_range(len, offset), Err(status), "{len} from {offset}");
+        }
+        assert_eq!(steering.set_mapping_size(129), Err(invalid));
+        assert_eq!(steering.mapping_range(64, 0), Ok(0..64), "as it was");
+    }
+
+    proptest! {
+        /// Whatever was asked for, a packet's queue is one of those there are.
+        #[test]
+        fn no_request_leads_beyond_the_queues(
+            queues in 1..9usize,
+            requests in prop::collection::vec(
+                (0..5u8, prop_oneof![0..130u32, any::<u32>()], prop_oneof![0..130u32, any::<u32>()],
+                 prop::collection::vec(prop_oneof![4 => 0..9u32, 1 => any::<u32>()], 0..130)),
+                0..30,
+            ),
+            bytes in prop::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let mut steering = Steering::new(queues, SEED);
+            for (kind, first, second, entries) in requests {
+                let bytes: Vec<_> = entries.iter().flat_map(|entry| entry.to_le_bytes()).collect();
+                let _ = match kind {
+                    0 => steering.set_algorithm(first % 3),
+                    1 => steering.set_flags(first % 18),
+                    2 => steering.set_mapping_size(first),
+                    3 => {
+                        let len = bytes.len().min(TOEPLITZ_KEY);
+                        steering.set_key(&bytes[..len]);
+                        Ok(0)
+                    }
+                    _ => steering.mapping_range(entries.len() as u32, second)
+                        .and_then(|range| steering.set_mapping(range, &bytes)),
+                };
+                let (queue, _) = steering.steer(&bytes, bytes.len());
+                prop_assert!(usize::from(queue) < queues);
+            }
+            let (queue, _) = steering.steer(&bytes, bytes.len());
+            prop_assert!(usize::from(queue) < queues);
+        }
+    }
+}
