@@ -33,9 +33,12 @@ const PUBLISHED_KEY: [u8; 40] = [
     0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa,
 ];
 
+/// Source and destination with their ports, and the hash over all of it.
+type Segment = ([u8; 4], u16, [u8; 4], u16, u32);
+
 /// Its segments from 66.9.149.187:2794 to 161.142.100.80:1766 and from 199.92.111.2:14230 to
-/// 65.69.140.83:4739, and their hashes with ports.
-const SEGMENTS: [([u8; 4], u16, [u8; 4], u16, u32); 2] = [
+/// 65.69.140.83:4739.
+const SEGMENTS: [Segment; 2] = [
     ([66, 9, 149, 187], 2794, [161, 142, 100, 80], 1766, 0x51cc_c178),
     ([199, 92, 111, 2], 14230, [65, 69, 140, 83], 4739, 0xc626_b0ea),
 ];
