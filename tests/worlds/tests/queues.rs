@@ -159,6 +159,35 @@ fn queues_take_turns() {
     world.end();
 }
 
+/// Requests that are refused come to nothing, but take time: a guest with queues full of
+/// them has a batch of one looked at in a pass, as one with a single queue has.
+#[test]
+fn queues_full_of_refused_requests_take_turns() {
+    let mut world = World::of_many();
+    let a = world.attach_with(0, manners(8), &[]);
+    let b = world.attach_with(1, manners(8), &[]);
+    for queue in 0..8 {
+        for _ in 0..256 {
+            world[a].queue_to(queue, &Outgoing::whole(&[1; 13]));
+        }
+    }
+    world[a].kick();
+    let frame = frames::plain(OUTSIDE, world[b].mac(), 100, 1);
+    world[b].send(&Outgoing::whole(&frame));
+    let refused = |world: &World| world.network.vifs().next().expect("the first").1.tx.refused;
+    let mut before = 0;
+    // The last batches of all empty their queues, and go together.
+    while refused(&world) < 8 * 192 {
+        assert!(world.step(), "nothing happens any more");
+        assert!(refused(&world) - before <= 64, "{}", refused(&world) - before);
+        before = refused(&world);
+        assert_eq!(world.wire.take_frames().len(), usize::from(before == 64), "in the first pass");
+    }
+    world.settle();
+    assert_eq!(world[a].unanswered(), 0);
+    world.end();
+}
+
 /// T-5: one of a guest's rings is not refilled for a minute. What comes for it is dropped,
 /// and its sources have their pages back in 100 ms; what comes for the others arrives in the
 /// moment in which it is sent, and the guest keeps its carrier.

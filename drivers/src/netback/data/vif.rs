@@ -319,7 +319,8 @@ impl<H: Hypervisor> Vif<H> {
             self.turn = place + 1;
             let more = queue.tx.receive(&self.hypervisor, pools, batch, now)?;
             queue.ready = more || queue.tx.rearm()?;
-            // It had its share: no guest keeps us by having many queues.
+            // It has more than a batch: those behind it wait as well, so that no guest
+            // keeps us by having many queues.
             if queue.ready {
                 break;
             }
