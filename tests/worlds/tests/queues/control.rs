@@ -416,9 +416,9 @@ fn f8_the_control_ring_lies_in_another_ring() {
     }
 }
 
-/// There is no buffer to read a table into: the request fails, and the next one does not.
+/// A table cannot be read just now: the request fails, and the next one does not.
 #[test]
-fn a_table_for_which_there_is_no_buffer() {
+fn a_table_that_cannot_be_read() {
     let (mut world, _, b) = world(2);
     choose_toeplitz(&mut world, b);
     done(&mut world, b, SIZE, [4, 0, 0]);
