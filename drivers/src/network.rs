@@ -24,7 +24,9 @@ use xen::event::EventPort;
 use xen::{Hypervisor, Instant};
 
 use crate::log_budget::LogBudget;
-use crate::netback::data::{AttachError, Credit, Vif, VifCounters, Violation, is_short, patience};
+use crate::netback::data::{
+    AttachError, Credit, QueueStatus, Signal, Vif, VifCounters, Violation, is_short, patience,
+};
 use crate::netback::{
     Carrier, ConnectRequest, Options, Progress, Urgency, VifConfig, VifHost, VifId,
 };
@@ -35,6 +37,8 @@ use slow_path::{Notices, SlowPath};
 /// less than half, be it in one piece or in all; what is left is for what the control plane
 /// reads of guests meanwhile.
 pub const HEAP_FOR_A_VIF: usize = 512 << 10;
+/// The same, for each of a vif's queues but the first.
+pub const HEAP_FOR_A_QUEUE: usize = 64 << 10;
 /// The largest IP packet where nothing else is configured.
 const MTU: u16 = 1500;
 /// How many VLAN tags a guest's packet may have beside: a service and a customer tag.
@@ -45,6 +49,9 @@ const UPLINK_TAGS: usize = 1;
 /// as its ring takes at once, and as many bytes as another's ring holds.
 const GUEST_PACKETS: usize = 512;
 const GUEST_BYTES: usize = 1 << 20;
+/// What may wait at least for each queue of a guest's: what another's ring holds.
+const QUEUE_PACKETS: usize = 256;
+const QUEUE_BYTES: usize = 1 << 20;
 /// What may wait for the NIC.
 const UPLINK_QUEUE: QueueLimits = QueueLimits { packets: 512, bytes: 1 << 20, wait: MAX_WAIT };
 /// Addresses learnt behind a guest's port beside its own: a guest may be a bridge
@@ -62,10 +69,10 @@ pub struct Network<H: Hypervisor, N: Nic> {
     endpoints: Endpoints<H, N>,
     /// By the vif's name, its place.
     names: BTreeMap<VifId, usize>,
-    /// By the event channel's port, the vif's place.
-    events: BTreeMap<EventPort, usize>,
-    /// By the lent pages' shard, the vif's place.
-    shards: BTreeMap<ShardId, usize>,
+    /// By the event channel's port, the vif's place and what the event is about.
+    events: BTreeMap<EventPort, (usize, Signal)>,
+    /// By the lent pages' shard, the vif's place and the queue.
+    shards: BTreeMap<ShardId, (usize, usize)>,
     /// What vifs had left to send that were limited and are not connected now.
     credits: BTreeMap<VifId, Credit>,
     /// Places of vifs that may have requests, each at most once.
@@ -279,6 +286,23 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         self.endpoints.vifs.iter().flatten().map(|attached| (attached.id, attached.vif.counters()))
     }
 
+    /// The queues of a vif; none where it is not served.
+    pub fn queues(&self, vif: VifId) -> impl Iterator<Item = QueueStatus> {
+        let place = self.names.get(&vif);
+        let attached = place.and_then(|&place| self.endpoints.vifs.get(place)?.as_ref());
+        attached.into_iter().flat_map(|attached| attached.vif.queues())
+    }
+
+    /// How many of guests' pages are mapped for good: their rings.
+    pub fn rings(&self) -> usize {
+        self.endpoints.vifs.iter().flatten().map(|attached| attached.vif.rings()).sum()
+    }
+
+    /// How many event channels are bound to guests'.
+    pub fn event_channels(&self) -> usize {
+        self.events.len()
+    }
+
     /// Whether packets reach a vif's guest; `None` where it is not served.
     pub fn carrier(&self, vif: VifId) -> Option<Carrier<Violation>> {
         let attached = self.endpoints.vifs.get(*self.names.get(&vif)?)?.as_ref()?;
@@ -287,11 +311,15 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
 
     /// Takes note of an event. Those of ports that are not ours are ignored.
     pub fn event(&mut self, port: EventPort) {
-        if let Some(&place) = self.events.get(&port) {
+        if let Some(&(place, signal)) = self.events.get(&port) {
+            if let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) {
+                attached.vif.signal(signal);
+            }
             self.mark(place);
         }
     }
 
+    /// Puts a vif into the list of those that may have requests.
     fn mark(&mut self, place: usize) {
         let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) else { return };
         let Some(port) = attached.port else { return };
@@ -415,8 +443,8 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
     fn receive(&mut self, place: usize, now: Instant) -> bool {
         let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) else { return false };
         let Some(port) = attached.port else { return false };
-        if attached.carrier == Carrier::Stalled {
-            attached.vif.look(now);
+        if attached.vif.has_stalled() && attached.vif.look(now) {
+            self.switches.wake(port);
         }
         let more = attached.vif.receive(&mut self.pools, &mut self.batch, now);
         attached.ready = more;
@@ -425,7 +453,10 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         self.tell(place);
         self.flush(now);
         // Requests that were refused are answered even where no page came home.
-        self.complete(place);
+        if let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) {
+            attached.vif.complete_all(&mut self.pools);
+        }
+        self.completed(place);
         more
     }
 
@@ -467,9 +498,11 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         }
         self.pools.run_unmaps(&self.hypervisor);
         while let Some(shard) = self.pools.tracker.next_news() {
-            if let Some(&place) = self.shards.get(&shard) {
-                self.complete(place);
-                self.tell(place);
+            if let Some(&(place, queue)) = self.shards.get(&shard) {
+                if let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) {
+                    attached.vif.complete(queue, &mut self.pools);
+                }
+                self.completed(place);
             }
         }
     }
@@ -492,11 +525,10 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         self.news = true;
     }
 
-    fn complete(&mut self, place: usize) {
+    /// Tells what follows from a vif's requests having been answered.
+    fn completed(&mut self, place: usize) {
         if let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) {
-            attached.vif.complete(&mut self.pools);
-            let lent = || self.pools.tracker.outstanding(attached.vif.shard());
-            self.news |= attached.port.is_none() && lent() == 0;
+            self.news |= attached.port.is_none() && attached.vif.lent(&self.pools) == 0;
         }
         self.tell(place);
     }
@@ -513,7 +545,8 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
 
     fn connect(&mut self, request: &ConnectRequest, now: Instant) -> Result<(), Refusal> {
         let ConnectRequest { vif: id, config, frontend } = request;
-        if !memory::heap_has(HEAP_FOR_A_VIF) {
+        let more = frontend.queues.len().saturating_sub(1);
+        if !memory::heap_has(HEAP_FOR_A_VIF + more * HEAP_FOR_A_QUEUE) {
             return Err(Refusal::Memory);
         }
         let bridge = config.bridge.parse::<BridgeName>().map_err(Refusal::Bridge)?;
@@ -526,25 +559,24 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             segmentation: frontend.segmentation(),
             vlans: config.vlans.clone(),
             queue: QueueLimits {
-                packets: GUEST_PACKETS,
-                bytes: GUEST_BYTES,
+                packets: GUEST_PACKETS.max(frontend.queues.len() * QUEUE_PACKETS),
+                bytes: GUEST_BYTES.max(frontend.queues.len() * QUEUE_BYTES),
                 wait: patience(frontend),
             },
         };
         let port = self.switches.join(&bridge, port).map_err(Refusal::Join)?;
-        let mut vif =
-            match Vif::attach(self.hypervisor.clone(), id.frontend, frontend, &mut self.pools) {
-                Ok(vif) => vif,
-                Err(error) => {
-                    self.switches.leave(port, &mut self.pools);
-                    return Err(Refusal::Attach(error));
-                }
-            };
+        let (hypervisor, seed) = (self.hypervisor.clone(), self.switches.flow_seed());
+        let mut vif = match Vif::attach(hypervisor, id.frontend, frontend, seed, &mut self.pools) {
+            Ok(vif) => vif,
+            Err(error) => {
+                self.switches.leave(port, &mut self.pools);
+                return Err(Refusal::Attach(error));
+            }
+        };
         let before = self.credits.remove(id);
         self.credits.retain(|_, credit| !credit.is_fresh(now));
         vif.set_options(frontend.options);
         vif.limit(config.rate.map(|rate| Credit::new(rate, before, now)));
-        let (event, shard) = (vif.event(), vif.shard());
         let attached = Attached {
             id: *id,
             carrier: vif.carrier(),
@@ -559,14 +591,16 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             vifs.push(None);
             vifs.len() - 1
         });
-        vifs[place] = Some(attached);
+        let attached = vifs[place].insert(attached);
+        let events = attached.vif.events();
+        self.events.extend(events.map(|(port, signal)| (port, (place, signal))));
+        let shards = attached.vif.shards().enumerate();
+        self.shards.extend(shards.map(|(queue, shard)| (shard, (place, queue))));
         // So that neither list grows while packets pass. A flush asks each of them at
         // most three times.
         self.endpoints.asked.reserve(3 * self.endpoints.vifs.len());
         self.ready.reserve(self.endpoints.vifs.len());
         self.names.insert(*id, place);
-        self.events.insert(event, place);
-        self.shards.insert(shard, place);
         self.endpoints.ports.insert(port, place);
         self.set_filter(place);
         // What the frontend sent before we listened.
@@ -597,16 +631,16 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
         // What others hold for too long goes home before the vif is gone: nobody may
         // look at the guest's grants once it may have reused them.
         self.switches.expire(&self.hypervisor, &mut self.pools, now);
-        let lent = self.pools.tracker.outstanding(attached.vif.shard());
+        let lent = attached.vif.lent(&self.pools);
         let patient = urgency == Urgency::Patient && !defect::is(Defect::DetachesAtOnce);
         if lent > 0 && patient {
             return Progress::Pending;
         }
         if let Some(Attached { vif, .. }) = self.endpoints.vifs[place].take() {
             self.names.remove(&id);
-            self.events.remove(&vif.event());
-            self.shards.remove(&vif.shard());
             self.credits.extend(vif.credit().map(|credit| (id, credit)));
+            self.events.retain(|_, (other, _)| *other != place);
+            self.shards.retain(|_, (other, _)| *other != place);
             vif.detach(&mut self.pools);
         }
         Progress::Finished

@@ -6,7 +6,8 @@ use kernel::memory::Size;
 use kernel::pages::Census;
 use xen::Hypervisor;
 
-use crate::netback::Carrier;
+use crate::netback::data::QueueStatus;
+use crate::netback::{Carrier, VifId};
 use crate::network::Network;
 use crate::nic::{Nic, Statistics};
 
@@ -51,6 +52,9 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
             match network.carrier(vif) {
                 None | Some(Carrier::Up) => writeln!(f)?,
                 Some(carrier) => writeln!(f, "; carrier {carrier}")?,
+            }
+            if network.queues(vif).nth(1).is_some() {
+                write_queues(f, vif, network.queues(vif))?;
             }
         }
         if let Some(nic) = network.nic() {
@@ -103,6 +107,19 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
         )?;
         writeln!(f, "leaked: {}", kernel::leaked())
     }
+}
+
+fn write_queues(
+    f: &mut fmt::Formatter<'_>,
+    vif: VifId,
+    queues: impl Iterator<Item = QueueStatus>,
+) -> fmt::Result {
+    for (number, QueueStatus { counters, stalled }) in queues.enumerate() {
+        let (tx, rx) = (counters.tx.packets, counters.rx.packets);
+        write!(f, "{vif} queue {number}: tx {tx} packets, rx {rx} packets")?;
+        writeln!(f, "{}", if stalled { ", stalled" } else { "" })?;
+    }
+    Ok(())
 }
 
 fn write_nic(f: &mut fmt::Formatter<'_>, nic: &Statistics) -> fmt::Result {

@@ -61,7 +61,7 @@ impl Pools {
     pub fn new(buffers: Buffers, window: Window, limits: Limits) -> Self {
         Self {
             buffers,
-            tracker: Tracker::default(),
+            tracker: Tracker::new(window.free()),
             window,
             copies: CopyBatch::with_capacity(limits.copies),
             choice: Choice::new(limits.map),
@@ -480,7 +480,7 @@ mod tests {
                 let fragment = Fragment::lent(hold, 1, bytes.len() as u16 - 1);
                 packet.fragments.push(fragment).unwrap();
             }
-            packet.meta = Meta { checksum: Checksum::Partial, gso: None };
+            packet.meta = Meta { checksum: Checksum::Partial, ..Meta::default() };
             packet
         }
 

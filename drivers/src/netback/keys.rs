@@ -6,6 +6,8 @@
 //! numbers, and what cannot be understood or honoured is an error that names the
 //! key, never a default.
 
+mod queues;
+
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -18,6 +20,10 @@ use xen::grant::GrantRef;
 use xen::store;
 
 use super::VifId;
+use queues::{NUM_QUEUES, all_different};
+
+pub(super) use queues::{CONTROL_PORT, CONTROL_RING, num_queues, queue_keys};
+pub use queues::{ControlRing, MAX_QUEUES, QueueKeys, QueueRings, RemotePorts};
 
 /// A switch's name as the toolstack gives it (`bridge=`).
 pub type BridgeName = heapless::String<32>;
@@ -58,14 +64,12 @@ pub struct ConnectRequest {
 }
 
 /// What the frontend wrote (K-4): allegations, well-formed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frontend {
-    /// The ring of what the guest sends.
-    pub tx_ring: GrantRef,
-    /// The ring of what the guest receives.
-    pub rx_ring: GrantRef,
-    /// The one event channel of both.
-    pub port: RemotePort,
+    /// Its queues: one at least.
+    pub queues: heapless::Vec<QueueRings, MAX_QUEUES>,
+    /// The control ring, where it has one (P-25).
+    pub control: Option<ControlRing>,
     /// It says when it has put buffers into an empty rx ring; where it does not, it
     /// has to be polled (P-22).
     pub rx_notify: bool,
@@ -162,16 +166,24 @@ pub(super) const FEATURES: &[(&str, &str)] = &[
     ("feature-multicast-control", "1"),
     ("feature-dynamic-multicast-control", "1"),
     ("feature-xdp-headroom", "1"),
+    ("feature-split-event-channels", "1"),
+    ("multi-queue-max-queues", "8"),
+    ("feature-ctrl-ring", "1"),
     ("carrier", "1"),
 ];
 
-/// The keys of the frontend's directory that are read when it is Connected.
+/// The keys of the frontend's directory that are read when it is Connected. Those of its
+/// queues are read next, where it has several.
 pub(super) const FRONTEND_KEYS: &[&str] = &[
     "tx-ring-ref",
     "rx-ring-ref",
     "event-channel",
+    "event-channel-tx",
+    "event-channel-rx",
     "request-rx-copy",
-    "multi-queue-num-queues",
+    NUM_QUEUES,
+    CONTROL_RING,
+    CONTROL_PORT,
     "feature-rx-notify",
     "feature-sg",
     "feature-gso-tcpv4",
@@ -220,6 +232,11 @@ impl<'a> Keys<'a> {
         Self { names: OPTION_KEYS, values }
     }
 
+    /// Those of queues that are several.
+    pub(super) fn queues(values: &'a [Result<Vec<u8>, store::Error>]) -> Self {
+        Self { names: queue_keys(MAX_QUEUES), values }
+    }
+
     /// What was read of `key`.
     pub(super) fn raw(&self, key: &str) -> &'a Result<Vec<u8>, store::Error> {
         let place = self.names.iter().position(|name| *name == key);
@@ -244,6 +261,22 @@ impl<'a> Keys<'a> {
 
     fn number(&self, key: &'static str) -> Result<u32, KeyError> {
         number(self.required(key)?).ok_or(malformed(key))
+    }
+
+    fn optional_number(&self, key: &'static str) -> Result<Option<u32>, KeyError> {
+        let Some(text) = self.optional(key)? else { return Ok(None) };
+        number(text).map(Some).ok_or(malformed(key))
+    }
+
+    /// Two numbers that are there together, or not at all.
+    fn pair(&self, keys: [&'static str; 2]) -> Result<Option<[u32; 2]>, KeyError> {
+        let missing = |key| KeyError { key, problem: Problem::Missing };
+        match (self.optional_number(keys[0])?, self.optional_number(keys[1])?) {
+            (Some(one), Some(other)) => Ok(Some([one, other])),
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err(missing(keys[0])),
+            (Some(_), None) => Err(missing(keys[1])),
+        }
     }
 
     /// A number that stands for yes unless it is zero; `absent` where there is none.
@@ -319,25 +352,24 @@ impl Frontend {
         }
     }
 
-    pub(super) fn parse(keys: &Keys<'_>) -> Result<Self, KeyError> {
+    /// What its keys say, those of its directory and, where it has several queues, theirs.
+    pub(super) fn parse(keys: &Keys<'_>, queue_keys: &Keys<'_>) -> Result<Self, KeyError> {
         // Flipping pages went out of use; a frontend that does not ask for copies
         // would wait for ever (K-4).
         if !keys.switch("request-rx-copy", false)? {
             return Err(KeyError { key: "request-rx-copy", problem: Problem::Unsupported });
         }
-        // Not advertised, so that nobody can rightly ask for more than one.
-        if !matches!(keys.optional("multi-queue-num-queues")?, None | Some("1")) {
-            return Err(KeyError { key: "multi-queue-num-queues", problem: Problem::Unsupported });
-        }
-        let tx_ring = GrantRef(keys.number("tx-ring-ref")?);
-        let rx_ring = GrantRef(keys.number("rx-ring-ref")?);
-        if tx_ring == rx_ring {
-            return Err(contradicts("rx-ring-ref", "tx-ring-ref"));
-        }
+        let queues = num_queues(keys)?;
+        let queue_keys = if queues == 1 { keys } else { queue_keys };
+        let queues = QueueKeys::of(queues).iter().map(|names| QueueRings::parse(queue_keys, names));
+        let queues: heapless::Vec<_, MAX_QUEUES> = queues.collect::<Result<_, _>>()?;
+        let control = keys.pair([CONTROL_RING, CONTROL_PORT])?;
+        let control = control
+            .map(|[ring, port]| ControlRing { ring: GrantRef(ring), port: RemotePort(port) });
+        all_different(&queues, control.as_ref())?;
         Ok(Self {
-            tx_ring,
-            rx_ring,
-            port: RemotePort(keys.number("event-channel")?),
+            queues,
+            control,
             rx_notify: keys.switch("feature-rx-notify", false)?,
             scatter_gather: keys.switch("feature-sg", false)?,
             ipv4_checksum: !keys.switch("feature-no-csum-offload", false)?,
@@ -418,9 +450,9 @@ mod tests {
 
     const VIF: VifId = VifId { frontend: DomainId(3), handle: 1 };
 
-    type Values = Vec<Result<Vec<u8>, store::Error>>;
+    pub(super) type Values = Vec<Result<Vec<u8>, store::Error>>;
 
-    fn values(names: &[&str], pairs: &[(&str, &str)]) -> Values {
+    pub(super) fn values(names: &[&str], pairs: &[(&str, &str)]) -> Values {
         let value = |name: &&str| {
             let pair = pairs.iter().find(|(key, _)| key == name);
             pair.map(|(_, value)| value.as_bytes().to_vec()).ok_or(store::Error::NotFound)
@@ -452,14 +484,19 @@ mod tests {
     fn frontend_with(key: &'static str, value: &str) -> Result<Frontend, KeyError> {
         let mut pairs = vec![(key, value)];
         pairs.extend(FRONTEND);
-        Frontend::parse(&Keys::frontend(&values(FRONTEND_KEYS, &pairs)))
+        parse(&values(FRONTEND_KEYS, &pairs))
     }
 
-    fn without<'a>(pairs: &[(&'a str, &'a str)], key: &str) -> Vec<(&'a str, &'a str)> {
+    /// A frontend of one queue.
+    fn parse(values: &Values) -> Result<Frontend, KeyError> {
+        Frontend::parse(&Keys::frontend(values), &Keys::queues(&[]))
+    }
+
+    pub(super) fn without<'a>(pairs: &[(&'a str, &'a str)], key: &str) -> Vec<(&'a str, &'a str)> {
         pairs.iter().copied().filter(|(name, _)| *name != key).collect()
     }
 
-    fn error<T>(result: Result<T, KeyError>) -> Option<(&'static str, Problem)> {
+    pub(super) fn error<T>(result: Result<T, KeyError>) -> Option<(&'static str, Problem)> {
         result.err().map(|error| (error.key, error.problem))
     }
 
@@ -547,10 +584,15 @@ mod tests {
 
     #[test]
     fn frontends() {
-        let plain = Frontend {
+        let queue = QueueRings {
+            keys: &QueueKeys::of(1)[0],
             tx_ring: GrantRef(768),
             rx_ring: GrantRef(769),
-            port: RemotePort(15),
+            ports: RemotePorts::Shared(RemotePort(15)),
+        };
+        let plain = Frontend {
+            queues: [queue].into_iter().collect(),
+            control: None,
             rx_notify: false,
             scatter_gather: false,
             ipv4_checksum: true,
@@ -559,7 +601,7 @@ mod tests {
             gso_v6: false,
             options: Options { multicast_control: false, xdp_headroom: 0 },
         };
-        assert_eq!(frontend_with("multi-queue-num-queues", "1"), Ok(plain));
+        assert_eq!(frontend_with("multi-queue-num-queues", "1"), Ok(plain.clone()));
         assert_eq!(frontend_with("feature-sg", "0"), Ok(plain));
         let with = |key, value| frontend_with(key, value).unwrap();
         assert!(with("feature-rx-notify", "1").rx_notify);
@@ -569,7 +611,7 @@ mod tests {
         assert!(with("feature-gso-tcpv4", "1").gso_v4 && with("feature-gso-tcpv6", "1").gso_v6);
         assert!(with("request-multicast-control", "1").options.multicast_control);
         assert_eq!(with("xdp-headroom", "65536").options.xdp_headroom, 65_536);
-        assert_eq!(with("tx-ring-ref", "4294967295").tx_ring, GrantRef(u32::MAX));
+        assert_eq!(with("tx-ring-ref", "4294967295").queues[0].tx_ring, GrantRef(u32::MAX));
     }
 
     /// Segments still to be cut come in many pages and without a checksum (P-21).
@@ -586,12 +628,12 @@ mod tests {
             let PartialChecksums { v4, v6 } = frontend.segmentation();
             [v4, v6]
         };
-        assert_eq!(taken(all), [true, true]);
-        assert_eq!(taken(Frontend { scatter_gather: false, ..all }), [false, false]);
-        assert_eq!(taken(Frontend { ipv4_checksum: false, ..all }), [false, true]);
-        assert_eq!(taken(Frontend { ipv6_checksum: false, ..all }), [true, false]);
-        assert_eq!(taken(Frontend { gso_v4: false, ..all }), [false, true]);
-        assert_eq!(taken(Frontend { gso_v6: false, ..all }), [true, false]);
+        assert_eq!(taken(all.clone()), [true, true]);
+        assert_eq!(taken(Frontend { scatter_gather: false, ..all.clone() }), [false, false]);
+        assert_eq!(taken(Frontend { ipv4_checksum: false, ..all.clone() }), [false, true]);
+        assert_eq!(taken(Frontend { ipv6_checksum: false, ..all.clone() }), [true, false]);
+        assert_eq!(taken(Frontend { gso_v4: false, ..all.clone() }), [false, true]);
+        assert_eq!(taken(Frontend { gso_v6: false, ..all.clone() }), [true, false]);
     }
 
     /// F-8, F-9: every key, every kind of garbage.
@@ -599,21 +641,14 @@ mod tests {
     fn bad_frontends() {
         for (key, _) in &FRONTEND[..3] {
             let found = values(FRONTEND_KEYS, &without(&FRONTEND, key));
-            let result = Frontend::parse(&Keys::frontend(&found));
+            let result = parse(&found);
             assert_eq!(error(result), Some((*key, Problem::Missing)));
         }
         let long = "1".repeat(2048);
         for key in FRONTEND_KEYS {
             for value in ["", "abc", "-1", "+1", "4294967296", "0x10", " 1", "1\0", "١", &long] {
-                let problem = match *key {
-                    "multi-queue-num-queues"
-                        if value.bytes().all(|byte| byte.is_ascii_graphic()) =>
-                    {
-                        Problem::Unsupported
-                    }
-                    _ => Problem::Malformed,
-                };
-                assert_eq!(error(frontend_with(key, value)), Some((*key, problem)), "{value}");
+                let problem = Some((*key, Problem::Malformed));
+                assert_eq!(error(frontend_with(key, value)), problem, "{value}");
             }
             let mut found = values(FRONTEND_KEYS, &FRONTEND);
             let place = FRONTEND_KEYS.iter().position(|name| name == key).unwrap();
@@ -623,20 +658,26 @@ mod tests {
                 (store::Error::TooLong, Problem::Malformed),
             ] {
                 found[place] = Err(answer);
-                let result = Frontend::parse(&Keys::frontend(&found));
+                let result = parse(&found);
                 assert_eq!(error(result), Some((*key, problem)));
             }
         }
-        for queues in ["0", "2", "9", "65535"] {
+        for queues in ["0", "9", "65535"] {
             let problem = ("multi-queue-num-queues", Problem::Unsupported);
             assert_eq!(error(frontend_with(problem.0, queues)), Some(problem));
         }
         let copy = ("request-rx-copy", Problem::Unsupported);
         assert_eq!(error(frontend_with("request-rx-copy", "0")), Some(copy));
         let found = values(FRONTEND_KEYS, &without(&FRONTEND, "request-rx-copy"));
-        assert_eq!(error(Frontend::parse(&Keys::frontend(&found))), Some(copy));
+        assert_eq!(error(parse(&found)), Some(copy));
         let same = ("rx-ring-ref", Problem::Contradicts("tx-ring-ref"));
         assert_eq!(error(frontend_with("rx-ring-ref", "768")), Some(same));
+        for (half, other) in
+            [("event-channel-tx", "event-channel-rx"), ("event-channel-rx", "event-channel-tx")]
+        {
+            let missing = Some((other, Problem::Missing));
+            assert_eq!(error(frontend_with(half, "16")), missing, "half a pair");
+        }
     }
 
     #[test]

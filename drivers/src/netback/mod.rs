@@ -13,7 +13,8 @@ use xen::DomainId;
 
 pub use backend::{Backend, MAX_VIFS};
 pub use host::{Carrier, Progress, Urgency, VifHost};
-pub use keys::{BridgeName, ConnectRequest, Frontend, KeyError, Options, Problem, Rate, VifConfig};
+pub use keys::{BridgeName, ConnectRequest, ControlRing, Frontend, KeyError, MAX_QUEUES};
+pub use keys::{Options, Problem, QueueKeys, QueueRings, Rate, RemotePorts, VifConfig};
 
 /// Which vif: a guest, and its number among the guest's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

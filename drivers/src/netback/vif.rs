@@ -7,7 +7,7 @@
 //!            Rest ── marked ────────┘       ┌────────────────────────┤
 //!             ▲                             ▼                        ▼
 //!             ├─ Publish(2,4,5,6,8) ◀─ SetMtu, ReadRings, Disconnect │ directory gone,
-//!             │                                                      ▼ or Remove done
+//!             │                        (then ReadQueues)             ▼ or Remove done
 //!             └── Report                                  Clean ─▶ Unwatch ─▶ Gone
 //! ```
 //!
@@ -29,7 +29,7 @@ use log::Level;
 use xen::Instant;
 use xen::store::{Busy, Error, Reply, RequestId, Store};
 
-use super::keys;
+use super::keys::{self, Keys};
 use super::state::Ours;
 use super::{Carrier, Options, Progress, Urgency, VifConfig, VifHost, VifId};
 use crate::log_budget::LogBudget;
@@ -78,6 +78,8 @@ enum Task {
     Look,
     SetMtu,
     ReadRings,
+    /// Read the keys of several queues, so many.
+    ReadQueues(usize),
     Publish(Ours),
     Disconnect {
         since: Instant,
@@ -124,6 +126,8 @@ pub(super) struct Vif {
     refused: bool,
     /// Our state node as last read.
     seen: Vec<u8>,
+    /// The keys of the frontend's directory, while those of its queues are read.
+    rings: Vec<Result<Vec<u8>, Error>>,
     /// An error to be written with the next state.
     error: Option<String>,
     /// The carrier, as the host last said; to be written where that was not yet.
@@ -154,6 +158,7 @@ impl Vif {
             options: Options::default(),
             refused: false,
             seen: Vec::new(),
+            rings: Vec::new(),
             error: None,
             carrier: Carrier::Up,
             carrier_changed: false,
@@ -288,20 +293,22 @@ impl Vif {
                 self.decide(&values, context);
             }
             (Task::ReadRings, Ok(Reply::Values(values))) => {
-                match self.connect(&values, host, now) {
-                    Ok(()) => self.task = Task::Publish(Ours::Connected),
-                    Err(reason) => {
-                        self.complain(now, format_args!("cannot connect: {reason}"));
-                        self.error = Some(shortened(reason));
-                        self.task = Task::Publish(Ours::Closing);
+                match keys::num_queues(&Keys::frontend(&values)) {
+                    Ok(queues @ 2..) => {
+                        self.rings = values;
+                        self.task = Task::ReadQueues(queues);
                     }
+                    _ => self.connect(&values, &[], host, now),
                 }
+            }
+            (Task::ReadQueues(_), Ok(Reply::Values(queues))) => {
+                let rings = mem::take(&mut self.rings);
+                self.connect(&rings, &queues, host, now);
             }
 
             (Task::Meet, Err(error)) if error.is_absence() => self.task = Task::Gone,
-            (Task::Meet | Task::Configure | Task::Look | Task::ReadRings, _) => {
-                self.not_before = now + REFUSAL_DELAY;
-            }
+            (Task::Meet | Task::Configure | Task::Look | Task::ReadRings, _)
+            | (Task::ReadQueues(_), _) => self.not_before = now + REFUSAL_DELAY,
 
             (Task::Watch, Ok(_) | Err(Error::Exists)) => {
                 self.watch = Watch::Set;

@@ -1,6 +1,7 @@
 //! A packet on its way through the domain.
 
 pub mod checksum;
+pub mod flow;
 mod gso;
 mod headers;
 mod mac;
@@ -45,6 +46,8 @@ pub struct Meta {
     pub checksum: Checksum,
     /// The segmentation that is left to be done.
     pub gso: Option<Gso>,
+    /// The hash of its flow that the guest it is for asked to be told.
+    pub hash: Option<flow::Hash>,
 }
 
 /// Bytes of our own memory.

@@ -195,11 +195,6 @@ impl Shard {
         }
     }
 
-    /// How many records there are.
-    pub(super) const fn capacity(&self) -> usize {
-        self.records.len()
-    }
-
     /// The records in use.
     pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
         self.records.iter().filter(|record| !record.is_free())

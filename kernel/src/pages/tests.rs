@@ -8,7 +8,7 @@ use super::*;
 use crate::memory::Window;
 
 fn tracker() -> (Tracker, ShardId) {
-    let mut tracker = Tracker::default();
+    let mut tracker = Tracker::new(64);
     let shard = tracker.open(DomainId(3), 4).unwrap();
     (tracker, shard)
 }
@@ -93,7 +93,7 @@ impl Lending {
     fn new() -> Self {
         let xen = FakeXen::new(DomainId(1));
         let guest = xen.create_domain(GUEST);
-        let mut tracker = Tracker::default();
+        let mut tracker = Tracker::new(64);
         let shard = tracker.open(GUEST, 64).unwrap();
         let window = Window::of(xen.foreign_frames(FRAMES));
         Self { xen, guest, tracker, shard, window }

@@ -131,21 +131,21 @@ pub struct Tracker {
     pub(super) counters: Counters,
 }
 
-impl Default for Tracker {
-    fn default() -> Self {
+impl Tracker {
+    /// No pages, and room for so many to be mapped at once: as many as there are frames, so
+    /// that no release allocates (O-11).
+    pub fn new(frames: usize) -> Self {
         Self {
             shards: Vec::new(),
             news: Vec::new(),
             mapping: Vec::with_capacity(BATCH),
             maps: Vec::with_capacity(BATCH),
-            unmapping: Vec::new(),
+            unmapping: Vec::with_capacity(frames),
             unmaps: Vec::with_capacity(BATCH),
             counters: Counters::default(),
         }
     }
-}
 
-impl Tracker {
     /// Opens a shard of `slots` records for pages that `domain` lends. Allocates;
     /// `None` where there are 65,535 shards or more slots than fit.
     pub fn open(&mut self, domain: DomainId, slots: u16) -> Option<ShardId> {
@@ -163,10 +163,8 @@ impl Tracker {
         let shard = &mut self.shards[index];
         shard.reopen(domain, slots);
         let generation = shard.generation;
-        // Room for all of them at once, so that no release allocates (O-11).
+        // Room for all of them at once (O-11).
         self.news.reserve(self.shards.len() - self.news.len());
-        let records: usize = self.shards.iter().map(Shard::capacity).sum();
-        self.unmapping.reserve(records - self.unmapping.len());
         Some(ShardId { index: id, generation })
     }
 

@@ -39,7 +39,7 @@ pub use bridge::{BridgeCounters, PinError, Seed};
 pub use counters::{Counters, DropReason, Traffic};
 pub use groups::{Groups, TooManyGroups};
 pub use port::{Holding, JoinError, PartialChecksums, Port, PortConfig, PortId, Ports};
-pub use queue::{PortQueue, QueueLimits};
+pub use queue::{Lane, MAX_LANES, PortQueue, QueueLimits};
 pub use slow::{PuntReason, Punted, SlowPath};
 pub use switches::{BadName, BridgeName, Limits, Switches};
 pub use vlan::{Form, VlanError, Vlans};

@@ -13,7 +13,8 @@ use super::counters::Traffic;
 use super::queue::QueueLimits;
 use super::vlan::Vlans;
 use crate::Pools;
-use crate::packet::{MacAddress, Version};
+use crate::memory::Buffers;
+use crate::packet::{MacAddress, Packet, Version};
 
 /// Names a port of a switch. No two ports have had the same name since the start,
 /// and that of a removed one names nothing.
@@ -131,6 +132,26 @@ pub trait Port {
     /// takes at once now. Of no meaning where nothing is [`Holding::Mapped`].
     fn room(&self) -> usize {
         0
+    }
+
+    /// How many lanes lead to the far side, at most [`MAX_LANES`](super::MAX_LANES). What
+    /// waits for one that does not get on holds up nothing in the others: the port takes
+    /// from the queue [by lane](PortQueue::lane), and each has its share of that.
+    fn lanes(&self) -> u8 {
+        1
+    }
+
+    /// Whether the port is to be asked for each packet's lane: a port of one lane has no
+    /// need of that, but may have a use for it.
+    fn steers(&self) -> bool {
+        self.lanes() > 1
+    }
+
+    /// The lane of a packet, asked once, when it is new in the queue; `None` where nothing
+    /// gets on there, so that it is dropped. What the port wants to know of the packet
+    /// later it notes in its [`Meta`](crate::packet::Meta).
+    fn steer(&self, _packet: &mut Packet, _buffers: &Buffers) -> Option<u8> {
+        Some(0)
     }
 
     /// Which packets it takes without a finished checksum. One that does not hold

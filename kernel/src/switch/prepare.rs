@@ -125,9 +125,13 @@ impl Switch {
     ) {
         for dirty in 0..self.dirty.len() {
             let index = self.dirty[dirty];
-            let Some(mut terms) = ports.port(self.id(index)).map(|port| Terms::of(port)) else {
-                continue;
-            };
+            let Some(port) = ports.port(self.id(index)) else { continue };
+            let mut terms = Terms::of(port);
+            if port.steers()
+                && let Some(state) = self.state_mut(index)
+            {
+                state.steer(port, pools);
+            }
             let fresh = self.state_mut(index).map_or(0..0, |state| state.queue.fresh());
             if fresh.start > 0 {
                 // What waits already had no room.
@@ -258,6 +262,21 @@ impl Switch {
 }
 
 impl PortState {
+    /// Puts what is new in the queue into the port's lanes.
+    fn steer(&mut self, port: &dyn Port, pools: &mut Pools) {
+        let lanes = port.lanes();
+        for place in self.queue.fresh() {
+            let Some(packet) = self.queue.get_mut(place) else { continue };
+            match port.steer(packet, &pools.buffers) {
+                None => self.drop_queued(place, DropReason::NoCarrier, pools),
+                Some(lane) if lanes > 1 && !self.queue.assign(place, lane, lanes) => {
+                    self.drop_queued(place, DropReason::QueueFull, pools);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
     /// Sees that the packet at `place` is what the port takes, or says what it needs
     /// to become that.
     fn make_ready(

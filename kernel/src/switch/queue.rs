@@ -20,6 +20,12 @@ pub(super) const MAX_LENT: u16 = 32;
 /// No source: the packet is our own.
 const NO_SOURCE: PortId = PortId { switch: u16::MAX, index: u16::MAX, generation: 0 };
 
+/// The most lanes of a queue.
+pub const MAX_LANES: usize = 8;
+
+/// Not in a lane.
+const NO_LANE: u8 = u8::MAX;
+
 /// How much may wait for a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct QueueLimits {
@@ -48,6 +54,15 @@ pub struct PortQueue {
     lent: Box<[u16]>,
     /// By size, in how many buffers its packets lie, each counted by every packet.
     buffers: [usize; 2],
+    /// By lane, what waits in it.
+    lanes: [Load; MAX_LANES],
+}
+
+/// What waits in a lane.
+#[derive(Clone, Copy, Default, Debug)]
+struct Load {
+    packets: usize,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -58,6 +73,8 @@ struct Waiting {
     source: PortId,
     /// How many pages of it are counted against its source.
     lent: u16,
+    /// The lane it is in, or [`NO_LANE`].
+    lane: u8,
 }
 
 impl PortQueue {
@@ -76,6 +93,7 @@ impl PortQueue {
             holes: 0,
             private: 0,
             buffers: [0; 2],
+            lanes: [Load::default(); MAX_LANES],
             lent: alloc::vec![0; usize::from(sources)].into(),
         }
     }
@@ -211,6 +229,32 @@ impl PortQueue {
         true
     }
 
+    /// Puts the packet at `index` into a lane, one of `lanes`; whether that has room for
+    /// it. Each has an equal share of the queue's bounds, and one share is left for what
+    /// is in no lane yet, so that a lane which does not get on never keeps packets from
+    /// another. A lane that is empty has room for any.
+    pub(super) fn assign(&mut self, index: usize, lane: u8, lanes: u8) -> bool {
+        let shares = usize::from(lanes) + 1;
+        let Some(waiting) = self.waiting.get_mut(index) else { return false };
+        let len = waiting.packet.as_ref().map_or(0, |packet| packet.len());
+        let Some(load) = self.lanes.get_mut(usize::from(lane)) else { return false };
+        let fits = load.packets < self.limits.packets / shares
+            && load.bytes + len <= self.limits.bytes / shares;
+        if load.packets > 0 && !fits {
+            return false;
+        }
+        load.add(len);
+        waiting.lane = lane;
+        true
+    }
+
+    /// What waits in one of `lanes` lanes; in the only one, all.
+    pub fn lane(&mut self, lane: u8, lanes: u8) -> Lane<'_> {
+        let mut lane = Lane { queue: self, lane: (lanes > 1).then_some(lane), at: 0 };
+        lane.seek(0);
+        lane
+    }
+
     /// Takes the packet at `index` and leaves a hole for
     /// [`close_holes`](Self::close_holes).
     pub(super) fn take(&mut self, index: usize) -> Option<Box<Packet>> {
@@ -219,6 +263,10 @@ impl PortQueue {
         self.bytes -= packet.len();
         for buffer in packet.buffers() {
             self.buffers[buffer.size() as usize] -= 1;
+        }
+        if let Some(load) = self.lanes.get_mut(usize::from(waiting.lane)) {
+            load.packets -= 1;
+            load.bytes -= packet.len();
         }
         self.holes += 1;
         if let Some(lent) = self.lent.get_mut(usize::from(waiting.source.index)) {
@@ -233,7 +281,11 @@ impl PortQueue {
     pub(super) fn replace(&mut self, index: usize, packet: Box<Packet>) -> Box<Packet> {
         let Some(previous) = self.take(index) else { return packet };
         self.count(&packet);
-        self.waiting[index].packet = Some(packet);
+        let waiting = &mut self.waiting[index];
+        if let Some(load) = self.lanes.get_mut(usize::from(waiting.lane)) {
+            load.add(packet.len());
+        }
+        waiting.packet = Some(packet);
         self.holes -= 1;
         previous
     }
@@ -253,6 +305,18 @@ impl PortQueue {
         self.waiting.retain(|waiting| waiting.packet.is_some());
     }
 
+    /// Checks that each lane is counted as it is; by lane, how many packets wait.
+    #[cfg(test)]
+    pub(super) fn check_lanes(&self) -> [usize; MAX_LANES] {
+        core::array::from_fn(|lane| {
+            let ours = self.waiting.iter().filter(|waiting| usize::from(waiting.lane) == lane);
+            let lens = ours.filter_map(|waiting| Some(waiting.packet.as_ref()?.len()));
+            let Load { packets, bytes } = self.lanes[lane];
+            assert_eq!((packets, bytes), (lens.clone().count(), lens.sum()), "lane {lane}");
+            packets
+        })
+    }
+
     fn enqueue(
         &mut self,
         packet: Box<Packet>,
@@ -263,7 +327,13 @@ impl PortQueue {
             return Err(packet);
         }
         self.count(&packet);
-        self.waiting.push_back(Waiting { packet: Some(packet), since, source, lent: 0 });
+        self.waiting.push_back(Waiting {
+            packet: Some(packet),
+            since,
+            source,
+            lent: 0,
+            lane: NO_LANE,
+        });
         Ok(())
     }
 
@@ -272,5 +342,63 @@ impl PortQueue {
         for buffer in packet.buffers() {
             self.buffers[buffer.size() as usize] += 1;
         }
+    }
+}
+
+impl Load {
+    fn add(&mut self, len: usize) {
+        self.packets += 1;
+        self.bytes += len;
+    }
+}
+
+/// What waits for a port in one lane, first in first out: a queue of its own, as far as
+/// whoever sends from it can see.
+#[derive(Debug)]
+pub struct Lane<'a> {
+    queue: &'a mut PortQueue,
+    /// `None` where the queue has one lane: then it is the queue.
+    lane: Option<u8>,
+    /// Where the lane's first packet is.
+    at: usize,
+}
+
+impl Lane<'_> {
+    /// The packet at the front.
+    pub fn front(&self) -> Option<&Packet> {
+        self.queue.get(self.at)
+    }
+
+    /// Takes the packet at the front.
+    pub fn pop(&mut self) -> Option<Box<Packet>> {
+        if self.lane.is_none() {
+            return self.queue.pop();
+        }
+        let packet = self.queue.take(self.at)?;
+        self.seek(self.at + 1);
+        Some(packet)
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.front().is_none()
+    }
+
+    /// Finds the lane's first packet from `start` on.
+    fn seek(&mut self, start: usize) {
+        let Some(lane) = self.lane else { return };
+        let PortQueue { waiting, lanes, .. } = &*self.queue;
+        let empty = lanes.get(usize::from(lane)).is_none_or(|load| load.packets == 0);
+        let mut rest = waiting.range(start.min(waiting.len())..);
+        let ours = |waiting: &Waiting| waiting.lane == lane && waiting.packet.is_some();
+        let place = if empty { None } else { rest.position(ours) };
+        self.at = place.map_or(waiting.len(), |place| start + place);
+    }
+}
+
+impl Drop for Lane<'_> {
+    /// Closes the gaps that packets left which were taken from between others.
+    fn drop(&mut self) {
+        self.queue.close_holes();
     }
 }

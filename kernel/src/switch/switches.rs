@@ -13,7 +13,7 @@ use super::groups::Groups;
 use super::port::{JoinError, PortConfig, PortId, Ports};
 use super::slow::{Punted, SlowPath};
 use crate::Pools;
-use crate::packet::{Batch, MacAddress};
+use crate::packet::{Batch, MacAddress, flow};
 
 /// A bridge's name: what Linux takes for an interface's, so that what works with
 /// another backend works here.
@@ -225,6 +225,11 @@ impl Switches {
     /// expired by then, but nothing does before.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.switches.iter().filter_map(|(_, switch)| switch.deadline).min()
+    }
+
+    /// What packets' flows are hashed with, to be spread over a port's lanes.
+    pub const fn flow_seed(&self) -> flow::Seed {
+        flow::Seed::new(self.seed)
     }
 
     /// The switches that have ports, by name.

@@ -1,5 +1,6 @@
 //! Switches with ports that note what they got, and guests that lend pages.
 
+mod lanes;
 mod multicast;
 mod slow;
 mod vlan;

@@ -172,6 +172,7 @@ impl RxResponse {
 }
 
 impl From<ExtraInfo> for RxResponse {
+    /// Extra info as it stands in a slot of the receive ring.
     fn from(extra: ExtraInfo) -> Self {
         zerocopy::transmute!(extra)
     }
@@ -217,6 +218,13 @@ impl ExtraInfo {
     pub fn xdp(headroom: u16) -> Self {
         let [low, high] = headroom.to_le_bytes();
         Self::new(XDP as u8, ExtraFlags::empty(), [low, high, 0, 0, 0, 0])
+    }
+
+    /// A packet's hash of this type (the number of a `XEN_NETIF_CTRL_HASH_TYPE_*` flag).
+    pub fn hash(kind: u8, algorithm: HashAlgorithm, value: u32) -> Self {
+        let [a, b, c, d] = value.to_le_bytes();
+        let data = [kind, algorithm as u8, a, b, c, d];
+        Self::new(XEN_NETIF_EXTRA_TYPE_HASH as u8, ExtraFlags::empty(), data)
     }
 
     /// The flags that have a meaning.
@@ -292,6 +300,91 @@ impl GsoType {
     }
 }
 
+/// What a control request asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ControlType {
+    /// Which kinds of hash there are.
+    GetHashFlags,
+    /// Which kinds of hash are to be made.
+    SetHashFlags,
+    /// The hash's key, in a page of the frontend's.
+    SetHashKey,
+    /// How many entries the table of queues may have.
+    GetHashMappingSize,
+    /// How many entries the table of queues has.
+    SetHashMappingSize,
+    /// The queues of some of its entries, in a page of the frontend's.
+    SetHashMapping,
+    /// The hash's algorithm, or none.
+    SetHashAlgorithm,
+}
+
+/// How a control request ended (`XEN_NETIF_CTRL_STATUS_*`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum ControlStatus {
+    /// It was done.
+    Success = XEN_NETIF_CTRL_STATUS_SUCCESS,
+    /// There is no such request, or not now.
+    NotSupported = XEN_NETIF_CTRL_STATUS_NOT_SUPPORTED,
+    /// What it says cannot be.
+    InvalidParameter = XEN_NETIF_CTRL_STATUS_INVALID_PARAMETER,
+    /// It says more than there is room for.
+    BufferOverflow = XEN_NETIF_CTRL_STATUS_BUFFER_OVERFLOW,
+}
+
+/// A request of the control ring (P-25).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ControlRequest {
+    /// Echoed in the response.
+    pub id: u16,
+    /// A [`ControlType`], if there is such a type; echoed as well.
+    pub kind: u16,
+    /// Its parameters, by its type.
+    pub data: [u32; 3],
+}
+
+impl ControlRequest {
+    /// Its type; `None` where there is none that is known here. Static grants are not.
+    pub fn control_type(&self) -> Option<ControlType> {
+        Some(match u32::from(self.kind) {
+            XEN_NETIF_CTRL_TYPE_GET_HASH_FLAGS => ControlType::GetHashFlags,
+            XEN_NETIF_CTRL_TYPE_SET_HASH_FLAGS => ControlType::SetHashFlags,
+            XEN_NETIF_CTRL_TYPE_SET_HASH_KEY => ControlType::SetHashKey,
+            XEN_NETIF_CTRL_TYPE_GET_HASH_MAPPING_SIZE => ControlType::GetHashMappingSize,
+            XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING_SIZE => ControlType::SetHashMappingSize,
+            XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING => ControlType::SetHashMapping,
+            XEN_NETIF_CTRL_TYPE_SET_HASH_ALGORITHM => ControlType::SetHashAlgorithm,
+            _ => return None,
+        })
+    }
+}
+
+/// The answer to a control request.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ControlResponse {
+    /// The request's.
+    pub id: u16,
+    /// The request's.
+    pub kind: u16,
+    /// A [`ControlStatus`].
+    pub status: u32,
+    /// What was asked for, by the type.
+    pub data: u32,
+}
+
+/// A hash algorithm of netif.h.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum HashAlgorithm {
+    /// No hash, and the backend chooses the queue.
+    None = XEN_NETIF_CTRL_HASH_ALGORITHM_NONE as u8,
+    /// Toeplitz's.
+    Toeplitz = XEN_NETIF_CTRL_HASH_ALGORITHM_TOEPLITZ as u8,
+}
+
 /// Pins entries to the layouts that were generated from Xen's header.
 macro_rules! same_layout {
     ($($ours:ident = $xen:ident { $($field:ident = $its:ident),* $(,)? })*) => {
@@ -311,6 +404,10 @@ same_layout! {
     RxRequest = netif_rx_request { id = id, pad = pad, gref = gref }
     RxResponse = netif_rx_response { id = id, offset = offset, flags = flags, status = status }
     ExtraInfo = netif_extra_info { kind = type_, flags = flags, data = u }
+    ControlRequest = xen_netif_ctrl_request { id = id, kind = type_, data = data }
+    ControlResponse = xen_netif_ctrl_response {
+        id = id, kind = type_, status = status, data = data,
+    }
 }
 
 #[cfg(test)]
@@ -336,9 +433,47 @@ mod tests {
         let extra = ExtraInfo::new(1, ExtraFlags::MORE, [3, 4, 5, 6, 7, 8]);
         assert_eq!(TxSlot::from(extra).as_bytes(), [1, 1, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0]);
         assert_eq!(TxSlot::from(extra).extra(), extra);
-        let extra = ExtraInfo::xdp(0x0201);
-        assert_eq!(RxResponse::from(extra).as_bytes(), [5, 0, 1, 2, 0, 0, 0, 0]);
+        assert_eq!(RxResponse::from(extra).as_bytes(), [1, 1, 3, 4, 5, 6, 7, 8]);
         assert_eq!(RxResponse::from(extra).extra(), extra);
+        assert_eq!(ExtraInfo::xdp(0x0201).as_bytes(), [5, 0, 1, 2, 0, 0, 0, 0]);
+        assert_eq!(ExtraInfo::gso(2, 0x0605).as_bytes(), [1, 0, 5, 6, 2, 0, 0, 0]);
+        let mut extra = ExtraInfo::hash(3, HashAlgorithm::Toeplitz, 0x0807_0605);
+        extra.set_more();
+        assert_eq!(extra.as_bytes(), [4, 1, 3, 1, 5, 6, 7, 8]);
+        let request =
+            ControlRequest { id: 0x0201, kind: 0x0403, data: [0x0807_0605, 9, 0x0d00_0000] };
+        let bytes = [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 0, 0, 0, 0, 0, 13];
+        assert_eq!(request.as_bytes(), bytes);
+        let response = ControlResponse { id: 0x0201, kind: 0x0403, status: 3, data: 0x0807_0605 };
+        assert_eq!(response.as_bytes(), [1, 2, 3, 4, 3, 0, 0, 0, 5, 6, 7, 8]);
+    }
+
+    /// P-25: seven types are known, and those of static grants are not.
+    #[test]
+    fn control_types() {
+        let types: std::vec::Vec<_> = (0..12)
+            .chain([0x100, 0xffff])
+            .map(|kind| ControlRequest { id: 0, kind, data: [0; 3] }.control_type())
+            .collect();
+        let known = [
+            ControlType::GetHashFlags,
+            ControlType::SetHashFlags,
+            ControlType::SetHashKey,
+            ControlType::GetHashMappingSize,
+            ControlType::SetHashMappingSize,
+            ControlType::SetHashMapping,
+            ControlType::SetHashAlgorithm,
+        ];
+        assert_eq!(types[1..8], known.map(Some));
+        assert_eq!(types[0], None);
+        assert!(types[8..].iter().all(Option::is_none));
+        let statuses = [
+            ControlStatus::Success,
+            ControlStatus::NotSupported,
+            ControlStatus::InvalidParameter,
+            ControlStatus::BufferOverflow,
+        ];
+        assert_eq!(statuses.map(|status| status as u32), [0, 1, 2, 3]);
     }
 
     #[test]

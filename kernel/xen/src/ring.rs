@@ -25,6 +25,8 @@ pub use front::{FrontRing, Word};
 pub const TX_RING_SIZE: u32 = 256;
 /// Slots of a receive ring.
 pub const RX_RING_SIZE: u32 = 256;
+/// Slots of a control ring.
+pub const CTRL_RING_SIZE: u32 = 128;
 
 /// Where the indices are, and the first slot (ring.h, `DEFINE_RING_TYPES`).
 const REQUEST_PRODUCER: usize = 0;

@@ -26,6 +26,22 @@ pub fn plain(to: [u8; 6], from: [u8; 6], len: usize, seed: u64) -> Vec<u8> {
     frame
 }
 
+/// What the flow of a frame is told by: its addresses, and the ports behind an IP header
+/// without options.
+pub fn flow(frame: &[u8]) -> u64 {
+    let more = match frame.get(12..14) {
+        Some([8, 0]) => 26..38,
+        Some([0x86, 0xdd]) => 22..58,
+        _ => 0..0,
+    };
+    let bytes = frame.iter().take(12).chain(frame.get(more).unwrap_or(&[]));
+    // FNV-1a, and what its upper half knows for the lower one.
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    (hash ^ hash >> 32).wrapping_mul(0xff51_afd7_ed55_8ccd) >> 32
+}
+
 /// A UDP datagram over IPv4, with its checksum, or with that of its pseudo-header in
 /// its place, as a frontend leaves it to others (NETBACK-SPEC P-14).
 ///
@@ -44,6 +60,47 @@ pub fn datagram(to: [u8; 6], from: [u8; 6], payload: &[u8], finished: bool) -> V
         let folded = (sum & 0xffff) + (sum >> 16);
         frame[40..42].copy_from_slice(&(folded as u16).to_be_bytes());
     }
+    frame
+}
+
+/// A datagram of a flow that its source port tells, of `len` bytes after the headers; it
+/// begins with its number.
+///
+/// # Panics
+/// If it has no room for that.
+pub fn numbered(to: [u8; 6], from: [u8; 6], port: u16, number: u32, len: usize) -> Vec<u8> {
+    let mut payload = vec![port as u8; len];
+    payload[..4].copy_from_slice(&number.to_be_bytes());
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2(from, to).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 9);
+    builder.udp(port, 9).write(&mut frame, &payload).expect("it fits");
+    frame
+}
+
+/// The flow and the number of a datagram that [`numbered`] made.
+///
+/// # Panics
+/// If it is none.
+pub fn number(frame: &[u8]) -> (u16, u32) {
+    let number = frame[42..46].try_into().expect("four bytes");
+    (u16::from_be_bytes([frame[34], frame[35]]), u32::from_be_bytes(number))
+}
+
+/// A TCP segment over IPv4 between these addresses and ports.
+///
+/// # Panics
+/// If it does not fit an IPv4 packet.
+pub fn segment(
+    to: [u8; 6],
+    from: [u8; 6],
+    source: ([u8; 4], u16),
+    destination: ([u8; 4], u16),
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2(from, to).ipv4(source.0, destination.0, 64);
+    let builder = builder.tcp(source.1, destination.1, 7, 9);
+    builder.write(&mut frame, payload).expect("it fits");
     frame
 }
 

@@ -4,16 +4,16 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
-use drivers::netback::{Frontend, Options};
+use drivers::netback::{ControlRing, Frontend, Options, QueueKeys, QueueRings, RemotePorts};
 use xen::event::RemotePort;
 use xen::fake::{Grant, Guest, GuestFrame};
 use xen::fake_store::{Netfront, VifPaths, Xenstored};
 use xen::grant::GrantRef;
 use xen::netif::{
-    ExtraFlags, ExtraInfo, ExtraType, GsoType, RxFlags, RxRequest, RxResponse, Segmentation,
-    Status, TxFlags, TxRequest, TxResponse, TxSlot,
+    ControlRequest, ControlResponse, ExtraFlags, ExtraInfo, ExtraType, GsoType, RxFlags, RxRequest,
+    RxResponse, Segmentation, Status, TxFlags, TxRequest, TxResponse, TxSlot,
 };
-use xen::ring::{FrontRing, RX_RING_SIZE, TX_RING_SIZE};
+use xen::ring::{CTRL_RING_SIZE, FrontRing, RX_RING_SIZE, TX_RING_SIZE};
 use xen::{Instant, PAGE_SIZE};
 
 /// The most slots that Linux takes of one packet (P-18).
@@ -48,6 +48,23 @@ pub struct Manners {
     pub xdp_headroom: u32,
     /// Where the rings' indices start.
     pub start: u32,
+    /// How many queues it has.
+    pub queues: usize,
+    /// Whether each ring has an event channel of its own.
+    pub split: bool,
+    /// Whether it has a control ring.
+    pub control: bool,
+    /// By which queue it sends a packet.
+    pub spread: Spread,
+}
+
+/// How a frontend spreads what it sends over its queues.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Spread {
+    /// By flow, so that each keeps its order.
+    ByFlow,
+    /// To one queue after the other.
+    InTurn,
 }
 
 impl Default for Manners {
@@ -63,6 +80,10 @@ impl Default for Manners {
             xdp_headroom: 0,
             // So that every world sees them wrap.
             start: u32::MAX - 100,
+            queues: 1,
+            split: false,
+            control: false,
+            spread: Spread::ByFlow,
         }
     }
 }
@@ -131,6 +152,21 @@ pub struct Received {
     pub headroom: u16,
     /// How many of them the backend failed to fill.
     pub failed: usize,
+    /// By which queue.
+    pub queue: usize,
+    /// The hash that it was told of.
+    pub hash: Option<ToldHash>,
+}
+
+/// A packet's hash, as the backend tells it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ToldHash {
+    /// Of what.
+    pub kind: u8,
+    /// By which algorithm.
+    pub algorithm: u8,
+    /// The hash.
+    pub value: u32,
 }
 
 /// A response to something sent.
@@ -142,15 +178,17 @@ pub struct TxAnswer {
     pub status: i16,
 }
 
-/// Both rings, and the event channel.
+/// Both rings of a queue, and the event channel.
 #[derive(Debug)]
 pub struct Rings {
     /// What the guest sends.
     pub tx: FrontRing<TxSlot, TxResponse, TX_RING_SIZE>,
     /// What the guest receives.
     pub rx: FrontRing<RxRequest, RxResponse, RX_RING_SIZE>,
-    /// The event channel.
+    /// The event channel; that of the transmit ring, where each has one.
     pub port: RemotePort,
+    /// The receive ring's, where each has one.
+    pub rx_port: Option<RemotePort>,
     /// The transmit ring's page.
     pub tx_page: (GuestFrame, GrantRef),
     /// The receive ring's page.
@@ -158,20 +196,51 @@ pub struct Rings {
 }
 
 impl Rings {
-    fn new(guest: &Guest, start: u32) -> Self {
-        let granted = || {
-            let frame = guest.add_page();
-            (frame, guest.grant(frame, Grant::Writable))
-        };
-        let (tx_page, rx_page) = (granted(), granted());
+    fn new(guest: &Guest, start: u32, split: bool) -> Self {
+        let (tx_page, rx_page) = (granted(guest), granted(guest));
         Self {
             tx: FrontRing::starting_at(guest.page(tx_page.0), start),
             rx: FrontRing::starting_at(guest.page(rx_page.0), start),
             port: guest.open_port(),
+            rx_port: split.then(|| guest.open_port()),
             tx_page,
             rx_page,
         }
     }
+
+    /// Where the backend raises an event once there is something to receive.
+    pub fn receive_port(&self) -> RemotePort {
+        self.rx_port.unwrap_or(self.port)
+    }
+
+    fn ports(&self) -> impl Iterator<Item = RemotePort> + use<> {
+        [Some(self.port), self.rx_port].into_iter().flatten()
+    }
+}
+
+/// The control ring, and its event channel.
+#[derive(Debug)]
+pub struct ControlRings {
+    /// The ring.
+    pub ring: FrontRing<ControlRequest, ControlResponse, CTRL_RING_SIZE>,
+    /// The event channel.
+    pub port: RemotePort,
+    /// The ring's page.
+    pub page: (GuestFrame, GrantRef),
+}
+
+impl ControlRings {
+    fn new(guest: &Guest, start: u32) -> Self {
+        let page = granted(guest);
+        let ring = FrontRing::starting_at(guest.page(page.0), start);
+        Self { ring, port: guest.open_port(), page }
+    }
+}
+
+/// A page that we may write.
+fn granted(guest: &Guest) -> (GuestFrame, GrantRef) {
+    let frame = guest.add_page();
+    (frame, guest.grant(frame, Grant::Writable))
 }
 
 /// A page that is lent: offered to be read or filled.
@@ -190,8 +259,16 @@ struct Assembly {
     slots: usize,
     failed: usize,
     headroom: u16,
+    hash: Option<ToldHash>,
     /// The first slot, while what follows is its extra info.
     first: Option<(RxResponse, Lent)>,
+}
+
+/// What a queue receives.
+#[derive(Default, Debug)]
+struct Receiving {
+    offered: VecDeque<(u16, Lent)>,
+    assembly: Assembly,
 }
 
 /// A guest's network driver.
@@ -202,8 +279,14 @@ pub struct Front {
     pub xenbus: Netfront,
     /// How it behaves.
     pub manners: Manners,
-    /// The rings.
+    /// The rings of its first queue.
     pub rings: Rings,
+    /// Those of the others.
+    pub others: Vec<Rings>,
+    /// Its control ring.
+    pub control: Option<ControlRings>,
+    /// How its control requests were answered.
+    pub control_answers: Vec<ControlResponse>,
     /// What arrived.
     pub received: Vec<Received>,
     /// How what was sent was answered, extra info's responses left out.
@@ -216,27 +299,30 @@ pub struct Front {
     pub polls: bool,
     /// It leaves pages that come back as they are.
     pub keeps: bool,
+    /// A queue for which it offers no new pages.
+    pub neglected: Option<usize>,
     /// Its device is gone.
     pub gone: bool,
     sent: BTreeMap<u16, Lent>,
     /// How many slots of extra info have no response yet.
     extras: usize,
-    offered: VecDeque<(u16, Lent)>,
-    assembly: Assembly,
+    receiving: Vec<Receiving>,
     pages: Vec<GuestFrame>,
     next_id: u16,
+    /// The queue that is next, where they are used in turn.
+    turn: usize,
 }
 
 impl fmt::Debug for Front {
     /// What decides what it does next.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rings, sent, extras, offered, assembly, next_id, .. } = self;
+        let Self { rings, others, sent, extras, receiving, next_id, .. } = self;
         f.debug_struct("Front")
             .field("rings", rings)
+            .field("others", others)
             .field("sent", sent)
             .field("extras", extras)
-            .field("offered", offered)
-            .field("assembly", assembly)
+            .field("receiving", receiving)
             .field("next_id", next_id)
             .finish_non_exhaustive()
     }
@@ -244,29 +330,49 @@ impl fmt::Debug for Front {
 
 impl Front {
     pub(crate) fn new(guest: Guest, vif: VifPaths, manners: Manners) -> Self {
-        let rings = Rings::new(&guest, manners.start);
+        let rings = || Rings::new(&guest, manners.start, manners.split);
         let mut front = Self {
+            rings: rings(),
+            others: (1..manners.queues).map(|_| rings()).collect(),
+            control: manners.control.then(|| ControlRings::new(&guest, manners.start)),
+            control_answers: Vec::new(),
             guest,
             xenbus: Netfront::new(vif),
             manners,
-            rings,
             received: Vec::new(),
             answers: Vec::new(),
             events: 0,
             hands_off: false,
             polls: false,
             keeps: false,
+            neglected: None,
             gone: false,
             sent: BTreeMap::new(),
             extras: 0,
-            offered: VecDeque::new(),
-            assembly: Assembly::default(),
+            receiving: Vec::new(),
             pages: Vec::new(),
             next_id: 0,
+            turn: 0,
         };
-        front.write_keys();
-        front.offer(front.manners.offers);
+        front.open();
         front
+    }
+
+    /// Tells of its rings, and offers pages on all of them.
+    fn open(&mut self) {
+        self.write_keys();
+        self.receiving = self.queues().map(|_| Receiving::default()).collect();
+        (0..self.receiving.len()).for_each(|queue| self.offer_to(queue, self.manners.offers));
+    }
+
+    /// The rings of all its queues.
+    pub fn queues(&self) -> impl Iterator<Item = &Rings> + Clone {
+        std::iter::once(&self.rings).chain(&self.others)
+    }
+
+    /// The rings of one of its queues.
+    pub fn rings_of(&mut self, queue: usize) -> &mut Rings {
+        if queue == 0 { &mut self.rings } else { &mut self.others[queue - 1] }
     }
 
     /// Its vif.
@@ -283,11 +389,24 @@ impl Front {
     fn write_keys(&mut self) {
         let Manners { scatter_gather, rx_notify, ipv4_checksum, ipv6_checksum, gso, .. } =
             self.manners;
-        let rings = &self.rings;
-        let keys = [
-            ("tx-ring-ref", rings.tx_page.1.0),
-            ("rx-ring-ref", rings.rx_page.1.0),
-            ("event-channel", rings.port.0),
+        let mut keys = Vec::new();
+        let queues = self.queues().count();
+        if queues > 1 {
+            keys.push(("multi-queue-num-queues", queues as u32));
+        }
+        for (rings, names) in self.queues().zip(QueueKeys::of(queues)) {
+            keys.push((names.tx_ring, rings.tx_page.1.0));
+            keys.push((names.rx_ring, rings.rx_page.1.0));
+            match rings.rx_port {
+                Some(rx) => keys.extend([(names.tx_port, rings.port.0), (names.rx_port, rx.0)]),
+                None => keys.push((names.port, rings.port.0)),
+            }
+        }
+        if let Some(control) = &self.control {
+            keys.push(("ctrl-ring-ref", control.page.1.0));
+            keys.push(("event-channel-ctrl", control.port.0));
+        }
+        keys.extend([
             ("feature-sg", scatter_gather.into()),
             ("feature-rx-notify", rx_notify.into()),
             ("feature-no-csum-offload", (!ipv4_checksum).into()),
@@ -295,7 +414,10 @@ impl Front {
             ("feature-gso-tcpv4", gso[0].into()),
             ("feature-gso-tcpv6", gso[1].into()),
             ("xdp-headroom", self.manners.xdp_headroom),
-        ];
+        ]);
+        // What stands there by default is not its own.
+        let rings = ["tx-ring-ref", "rx-ring-ref", "event-channel"];
+        self.xenbus.keys.retain(|(name, _)| !rings.contains(&name.as_str()));
         for (name, value) in keys {
             self.set_key(name, &value.to_string());
         }
@@ -319,6 +441,27 @@ impl Front {
     /// # Panics
     /// If the ring is full.
     pub fn queue(&mut self, packet: &Outgoing) -> Vec<u16> {
+        let queue = self.choose(&packet.bytes);
+        self.queue_to(queue, packet)
+    }
+
+    /// The queue for a packet.
+    fn choose(&mut self, bytes: &[u8]) -> usize {
+        let key = match self.manners.spread {
+            Spread::ByFlow => crate::frames::flow(bytes),
+            Spread::InTurn => {
+                self.turn += 1;
+                self.turn as u64
+            }
+        };
+        key as usize % self.queues().count()
+    }
+
+    /// Writes a packet's requests into the ring of a queue; the ids of its slots.
+    ///
+    /// # Panics
+    /// If the ring is full.
+    pub fn queue_to(&mut self, queue: usize, packet: &Outgoing) -> Vec<u16> {
         let mut ids = Vec::new();
         let mut rest = &packet.bytes[..];
         for (index, &(offset, len)) in packet.pieces.iter().enumerate() {
@@ -330,9 +473,9 @@ impl Front {
             let size = if index == 0 { packet.bytes.len() as u16 } else { len };
             let id = self.lend(bytes, offset);
             let reference = self.sent[&id].reference.map_or(NO_GRANT, |reference| reference.0);
-            self.push(TxRequest::new(reference, offset, flags, id, size).into());
+            self.push_to(queue, TxRequest::new(reference, offset, flags, id, size).into());
             if index == 0 {
-                packet.extras.iter().for_each(|extra| self.push((*extra).into()));
+                packet.extras.iter().for_each(|extra| self.push_to(queue, (*extra).into()));
                 self.extras += packet.extras.len();
             }
             ids.push(id);
@@ -368,9 +511,13 @@ impl Front {
         self.sent.clear();
     }
 
-    /// Writes a request as it stands.
+    /// Writes a request as it stands into the ring of the first queue.
     pub fn push(&mut self, slot: TxSlot) {
-        self.rings.tx.push(slot).expect("room in the ring");
+        self.push_to(0, slot);
+    }
+
+    fn push_to(&mut self, queue: usize, slot: TxSlot) {
+        self.rings_of(queue).tx.push(slot).expect("room in the ring");
     }
 
     /// Takes note of so many slots of extra info among what was written as it stands.
@@ -378,10 +525,26 @@ impl Front {
         self.extras += extras;
     }
 
-    /// Shows the backend what was written, and raises the event if it wants one.
+    /// Shows the backend what was written, and raises the events that it wants.
     pub fn kick(&mut self) {
-        if self.rings.tx.publish() {
-            self.guest.notify(self.rings.port);
+        for rings in std::iter::once(&mut self.rings).chain(&mut self.others) {
+            if rings.tx.publish() {
+                self.guest.notify(rings.port);
+            }
+        }
+    }
+
+    /// Asks for something by the control ring.
+    ///
+    /// # Panics
+    /// If it has none, or that is full.
+    pub fn ask(&mut self, kind: u32, data: [u32; 3]) {
+        let control = self.control.as_mut().expect("a control ring");
+        self.next_id = self.next_id.wrapping_add(1);
+        let request = ControlRequest { id: self.next_id, kind: kind as u16, data };
+        control.ring.push(request).expect("room in the ring");
+        if control.ring.publish() {
+            self.guest.notify(control.port);
         }
     }
 
@@ -389,10 +552,22 @@ impl Front {
     pub(crate) fn frontend(&self) -> Frontend {
         let Manners { rx_notify, scatter_gather, ipv4_checksum, ipv6_checksum, gso, .. } =
             self.manners;
+        let names = QueueKeys::of(self.queues().count());
+        let rings = self.queues().zip(names).map(|(rings, keys)| QueueRings {
+            keys,
+            tx_ring: rings.tx_page.1,
+            rx_ring: rings.rx_page.1,
+            ports: match rings.rx_port {
+                Some(rx) => RemotePorts::Split { tx: rings.port, rx },
+                None => RemotePorts::Shared(rings.port),
+            },
+        });
+        let control = self.control.as_ref();
+        let control =
+            control.map(|control| ControlRing { ring: control.page.1, port: control.port });
         Frontend {
-            tx_ring: self.rings.tx_page.1,
-            rx_ring: self.rings.rx_page.1,
-            port: self.rings.port,
+            queues: rings.collect(),
+            control,
             rx_notify,
             scatter_gather,
             ipv4_checksum,
@@ -413,25 +588,32 @@ impl Front {
         self.sent.len() + self.extras
     }
 
-    /// Offers `count` more pages to be filled.
+    /// Offers `count` more pages to be filled, on the first queue.
     pub fn offer(&mut self, count: u32) {
+        self.offer_to(0, count);
+    }
+
+    /// The same, on any queue.
+    pub fn offer_to(&mut self, queue: usize, count: u32) {
         for _ in 0..count {
             let frame = self.page();
             let reference = self.guest.grant(frame, Grant::Writable);
             self.next_id = self.next_id.wrapping_add(1);
             let id = self.next_id;
             let request = RxRequest { id, pad: 0, gref: reference.0 };
-            self.rings.rx.push(request).expect("room in the ring");
-            self.offered.push_back((id, Lent { frame, reference: Some(reference) }));
+            self.rings_of(queue).rx.push(request).expect("room in the ring");
+            let lent = Lent { frame, reference: Some(reference) };
+            self.receiving[queue].offered.push_back((id, lent));
         }
-        if self.rings.rx.publish() && self.manners.rx_notify {
-            self.guest.notify(self.rings.port);
+        if self.rings_of(queue).rx.publish() && self.manners.rx_notify {
+            let port = self.rings_of(queue).receive_port();
+            self.guest.notify(port);
         }
     }
 
     /// What stands for the `n`-th of the pages offered and not filled yet.
     pub fn offered(&self, n: usize) -> GrantRef {
-        self.offered[n].1.reference.expect("a page")
+        self.receiving[0].offered[n].1.reference.expect("a page")
     }
 
     /// Does what the store and the backend's events ask for. Returns whether there
@@ -449,7 +631,9 @@ impl Front {
 
     /// Does what the backend's events ask for. Returns whether there were any.
     pub(crate) fn attend(&mut self, now: Instant) -> bool {
-        let events = self.guest.take_events(self.rings.port);
+        let control = self.control.iter().map(|control| control.port);
+        let ports = self.queues().flat_map(Rings::ports).chain(control);
+        let events: usize = ports.map(|port| self.guest.take_events(port)).sum();
         self.events += events;
         if events > 0 && !self.polls {
             self.service(now);
@@ -459,24 +643,36 @@ impl Front {
 
     /// Takes all responses.
     pub fn service(&mut self, now: Instant) {
+        (0..self.receiving.len()).for_each(|queue| self.service_queue(queue, now));
+        let Some(control) = &mut self.control else { return };
         loop {
-            while let Some(response) = self.rings.tx.take() {
+            self.control_answers.extend(std::iter::from_fn(|| control.ring.take()));
+            if self.polls || !control.ring.rearm() {
+                break;
+            }
+        }
+    }
+
+    /// Takes the responses of one queue.
+    pub fn service_queue(&mut self, queue: usize, now: Instant) {
+        loop {
+            while let Some(response) = self.rings_of(queue).tx.take() {
                 self.answered(response);
             }
-            if self.polls || !self.rings.tx.rearm() {
+            if self.polls || !self.rings_of(queue).tx.rearm() {
                 break;
             }
         }
         loop {
             let mut taken = 0;
-            while let Some(response) = self.rings.rx.take() {
+            while let Some(response) = self.rings_of(queue).rx.take() {
                 taken += 1;
-                self.taken(response, now);
+                self.taken(queue, response, now);
             }
-            if self.manners.refills {
-                self.offer(taken);
+            if self.manners.refills && self.neglected != Some(queue) {
+                self.offer_to(queue, taken);
             }
-            if self.polls || !self.rings.rx.rearm() {
+            if self.polls || !self.rings_of(queue).rx.rearm() {
                 break;
             }
         }
@@ -493,56 +689,64 @@ impl Front {
         self.answers.push(TxAnswer { id, status });
     }
 
-    /// Takes a slot of the receive ring: a response, or extra info of the first one.
-    fn taken(&mut self, response: RxResponse, now: Instant) {
-        let (id, lent) = self.offered.pop_front().expect("a response to a request");
-        let Some(first) = self.assembly.first.take() else {
+    /// Takes a slot of a receive ring: a response, or extra info of the first one.
+    fn taken(&mut self, queue: usize, response: RxResponse, now: Instant) {
+        let Receiving { offered, assembly } = &mut self.receiving[queue];
+        let (id, lent) = offered.pop_front().expect("a response to a request");
+        let Some(first) = assembly.first.take() else {
             assert_eq!(response.id, id, "responses occupy their requests' slots (P-17)");
             if response.flags().contains(RxFlags::EXTRA_INFO) {
-                self.assembly.first = Some((response, lent));
+                assembly.first = Some((response, lent));
                 return;
             }
-            return self.filled(response, lent, now);
+            return self.filled(queue, response, lent, now);
         };
         let extra = response.extra();
-        self.told(&extra);
+        self.told(queue, &extra);
         let mut page = vec![0; PAGE_SIZE];
         self.guest.page(lent.frame).read_bytes(0, &mut page);
         assert!(page.iter().all(|byte| *byte == BLANK), "written to for extra info");
         self.take_back(lent);
         if extra.flags().contains(ExtraFlags::MORE) {
-            self.assembly.first = Some(first);
+            self.receiving[queue].assembly.first = Some(first);
         } else {
-            self.filled(first.0, first.1, now);
+            self.filled(queue, first.0, first.1, now);
         }
     }
 
-    /// Checks what extra info says, each once (P-11, P-21, P-23).
-    fn told(&mut self, extra: &ExtraInfo) {
+    /// Checks what extra info says, each once (P-11, P-21, P-23, P-25).
+    fn told(&mut self, queue: usize, extra: &ExtraInfo) {
+        let assembly = &mut self.receiving[queue].assembly;
         match extra.extra_type() {
             Some(ExtraType::Gso) => {
                 let gso = extra.segmentation();
                 let kind = GsoType::new(gso.kind).expect("a kind that there is");
                 assert!(self.manners.gso[kind as usize], "a kind that it takes (P-21)");
                 assert!(gso.size > 0, "segments with bytes");
-                assert_eq!(self.assembly.gso.replace(gso), None, "once");
+                assert_eq!(assembly.gso.replace(gso), None, "once");
+            }
+            Some(ExtraType::Hash) => {
+                assert!(self.control.is_some(), "what it asked for");
+                let [kind, algorithm, value @ ..] = extra.data;
+                let told = ToldHash { kind, algorithm, value: u32::from_le_bytes(value) };
+                assert_eq!(assembly.hash.replace(told), None, "once");
             }
             Some(ExtraType::Xdp) => {
                 let [low, high, 0, 0, 0, 0] = extra.data else { panic!("{extra:?}") };
-                assert_eq!(self.assembly.headroom, 0, "once");
-                self.assembly.headroom = u16::from_le_bytes([low, high]);
-                assert_ne!(self.assembly.headroom, 0, "nothing to tell");
+                assert_eq!(assembly.headroom, 0, "once");
+                assembly.headroom = u16::from_le_bytes([low, high]);
+                assert_ne!(assembly.headroom, 0, "nothing to tell");
             }
             _ => panic!("{extra:?}"),
         }
     }
 
     /// Checks what netfront relies on (P-17 to P-20, P-23).
-    fn filled(&mut self, response: RxResponse, lent: Lent, now: Instant) {
+    fn filled(&mut self, queue: usize, response: RxResponse, lent: Lent, now: Instant) {
         let mut flags = response.flags();
         let more = flags.contains(RxFlags::MORE_DATA);
         flags.remove(RxFlags::MORE_DATA | RxFlags::EXTRA_INFO);
-        let assembly = &mut self.assembly;
+        let assembly = &mut self.receiving[queue].assembly;
         let headroom = usize::from(assembly.headroom);
         assembly.slots += 1;
         if assembly.flags.is_none() {
@@ -572,13 +776,23 @@ impl Front {
             }
         }
         if !more {
-            let Assembly { bytes, flags, gso, slots, failed, headroom, .. } =
+            let Assembly { bytes, flags, gso, slots, failed, headroom, hash, .. } =
                 std::mem::take(assembly);
             assert!(slots <= MAX_RX_SLOTS, "{slots} slots (P-18)");
             assert!(self.manners.scatter_gather || slots == 1, "no feature-sg");
             let flags = flags.unwrap_or(RxFlags::empty());
             assert!(gso.is_none() || flags.contains(RxFlags::CSUM_BLANK), "as P-21 has it");
-            self.received.push(Received { at: now, bytes, flags, gso, slots, headroom, failed });
+            self.received.push(Received {
+                at: now,
+                bytes,
+                flags,
+                gso,
+                slots,
+                headroom,
+                failed,
+                queue,
+                hash,
+            });
         }
         self.take_back(lent);
     }
@@ -607,7 +821,13 @@ impl Front {
     /// If the backend still uses any of it.
     pub(crate) fn close(&mut self) {
         assert_eq!(self.take_back_all(), [], "a ring is still mapped");
-        self.guest.close_port(self.rings.port);
+        self.close_ports();
+    }
+
+    fn close_ports(&self) {
+        let control = self.control.iter().map(|control| control.port);
+        let ports = self.queues().flat_map(Rings::ports).chain(control);
+        ports.for_each(|port| self.guest.close_port(port));
     }
 
     /// The same of a backend that could not wait: what it still uses stays lent for
@@ -621,19 +841,21 @@ impl Front {
         self.sent = unused;
         let kept = used.into_values().filter_map(|lent| lent.reference);
         let kept = kept.chain(self.take_back_all()).collect();
-        self.guest.close_port(self.rings.port);
+        self.close_ports();
         kept
     }
 
     /// Takes back all pages. The grants of rings that are still mapped.
     fn take_back_all(&mut self) -> Vec<GrantRef> {
         let lent = std::mem::take(&mut self.sent).into_values();
-        let lent = lent.chain(std::mem::take(&mut self.offered).into_iter().map(|(_, lent)| lent));
-        lent.collect::<Vec<_>>().into_iter().for_each(|lent| self.take_back(lent));
+        let receiving = std::mem::take(&mut self.receiving).into_iter();
+        let offered = receiving.flat_map(|receiving| receiving.offered).map(|(_, lent)| lent);
+        lent.chain(offered).collect::<Vec<_>>().into_iter().for_each(|lent| self.take_back(lent));
         self.extras = 0;
-        self.assembly = Assembly::default();
         let mut kept = Vec::new();
-        for (frame, reference) in [self.rings.tx_page, self.rings.rx_page] {
+        let rings = self.queues().flat_map(|rings| [rings.tx_page, rings.rx_page]);
+        let control = self.control.iter().map(|control| control.page);
+        for (frame, reference) in rings.chain(control) {
             if self.guest.end_grant(reference) {
                 self.guest.balloon_out(frame);
             } else {
@@ -645,8 +867,11 @@ impl Front {
 
     /// Makes new rings, as a driver does that starts again.
     pub(crate) fn reopen(&mut self) {
-        self.rings = Rings::new(&self.guest, self.manners.start);
-        self.write_keys();
-        self.offer(self.manners.offers);
+        let Manners { start, split, queues, control, .. } = self.manners;
+        let rings = || Rings::new(&self.guest, start, split);
+        let (first, others) = (rings(), (1..queues).map(|_| rings()).collect());
+        let control = control.then(|| ControlRings::new(&self.guest, start));
+        (self.rings, self.others, self.control) = (first, others, control);
+        self.open();
     }
 }

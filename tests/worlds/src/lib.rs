@@ -25,7 +25,8 @@ mod world;
 
 pub use card::Card;
 pub use drivers::fake::journal::{Level, journal};
-pub use front::{Front, Manners, Outgoing, Received, Rings, TxAnswer};
+pub use front::TxAnswer;
+pub use front::{ControlRings, Front, Manners, Outgoing, Received, Rings, Spread, ToldHash};
 pub use uplink::Uplink;
 pub use wire::Wire;
 pub use world::{GUESTS, Id, US, World, pools};

@@ -37,7 +37,7 @@ const SMALL: usize = 64;
 const LARGE: usize = 256;
 /// Frames to map at, and those of a world with many vifs.
 const FRAMES: usize = 64;
-const MANY_FRAMES: usize = 192;
+const MANY_FRAMES: usize = 1280;
 const PACKETS: usize = 1200;
 const COPIES: usize = 512;
 /// Ports for all vifs that are served at once, and a table of addresses as the image has.
@@ -128,11 +128,17 @@ impl World {
         Self::around(|xen| Wire::new(xen.clone(), holding), map)
     }
 
-    /// A world with room for as many vifs as are served at once.
+    /// A world with room for as many vifs as are served at once, of as many queues as they
+    /// may have.
     pub fn of_many() -> Self {
         let mut world = Self::with_frames(Uplink::new, Mode::Auto, MANY_FRAMES);
         world.store.quotas().nodes = 4000;
         world
+    }
+
+    /// The same, where all pages are mapped that can be.
+    pub fn mapping_for_many() -> Self {
+        Self::with_frames(Uplink::new, Mode::Always, MANY_FRAMES)
     }
 }
 
@@ -517,8 +523,7 @@ impl<U: Uplink> World<U> {
         let (counters, census) = (pools.tracker.counters(), pools.tracker.census());
         let counted = (counters.outstanding(), counters.holds, counters.mapped);
         assert_eq!((census.records, census.holds, census.mapped), counted, "{counters:?} (O-16)");
-        let rings = 2 * self.network.vifs().count();
-        let expected = rings + pools.window.quarantined() + census.mapped as usize;
+        let expected = self.network.rings() + pools.window.quarantined() + census.mapped as usize;
         assert_eq!(self.xen.mappings(), expected, "{census:?} (O-16)");
     }
 
@@ -541,12 +546,12 @@ impl<U: Uplink> World<U> {
             assert_eq!(pools.buffers.free(size), cells - kept, "{size:?} buffers lost");
         }
         assert!(pools.copies.is_empty(), "copies left over");
-        let vifs = self.network.vifs().count();
+        let (rings, channels) = (self.network.rings(), self.network.event_channels());
         let Audit { mappings, ports, zombies, displaced, stray_notifies } = self.xen.audit();
         assert_eq!(pools.window.quarantined(), self.quarantined, "unmaps failed");
-        assert_eq!(mappings.len(), 2 * vifs + self.quarantined, "{mappings:?}");
+        assert_eq!(mappings.len(), rings + self.quarantined, "{mappings:?}");
         assert_eq!(pools.window.free() + mappings.len(), self.frames, "frames lost");
-        assert_eq!(ports.len(), vifs + self.lost_ports, "{ports:?}");
+        assert_eq!(ports.len(), channels + self.lost_ports, "{ports:?}");
         assert_eq!((zombies.len(), displaced.len(), stray_notifies), (0, 0, 0));
     }
 

@@ -7,18 +7,22 @@ use worlds::trials::trials;
 use worlds::{Id, Level, Manners, Outgoing, World, frames, journal};
 use xen::fake::Grant;
 use xen::grant::GrantRef;
-use xen::netif::{RxRequest, TxFlags, TxRequest};
+use xen::netif::{ControlRequest, RxRequest, TxFlags, TxRequest};
 use xen::ring::Word;
 
 /// What the guest does.
 #[derive(Clone, Debug)]
 enum Deed {
-    /// Writes slots and shows them: flags, offset, size, and which page.
-    Send(Vec<(u16, u16, u16, u8)>),
-    /// Offers pages.
-    Offer(Vec<u8>),
-    /// Adds to one of the eight indices.
-    Scribble(u8, u32),
+    /// Writes slots of a queue and shows them: flags, offset, size, and which page.
+    Send(usize, Vec<(u16, u16, u16, u8)>),
+    /// Offers pages on a queue.
+    Offer(usize, Vec<u8>),
+    /// Adds to one of the eight indices of a queue.
+    Scribble(usize, u8, u32),
+    /// Asks for something by the control ring: what, of which page, and what else.
+    Ask(u16, u8, [u32; 2]),
+    /// Adds to one of the control ring's indices.
+    ScribbleControl(u8, u32),
     /// Raises events.
     Notify(u8),
     /// Revokes a page's grant, makes it read-only, or takes the page away.
@@ -35,11 +39,19 @@ fn deed() -> impl Strategy<Value = Deed> {
     let offset = prop_oneof![4 => Just(0), 2 => 0..4096u16, 1 => any::<u16>()];
     let size = prop_oneof![4 => 14..1500u16, 2 => 0..200u16, 1 => any::<u16>()];
     let slot = (0..16u16, offset, size, 0..8u8);
+    let by = prop_oneof![Just(1), Just(u32::MAX), any::<u32>()];
+    let number = prop_oneof![4 => 0..150u32, 1 => any::<u32>()];
+    let numbers = [number.clone(), number];
+    let queue = 0..QUEUES;
     prop_oneof![
-        6 => prop::collection::vec(slot, 1..40).prop_map(Deed::Send),
-        2 => prop::collection::vec(0..8u8, 1..40).prop_map(Deed::Offer),
-        1 => (0..8u8, prop_oneof![Just(1), Just(u32::MAX), any::<u32>()])
-            .prop_map(|(word, by)| Deed::Scribble(word, by)),
+        6 => (queue.clone(), prop::collection::vec(slot, 1..40))
+            .prop_map(|(queue, slots)| Deed::Send(queue, slots)),
+        2 => (queue.clone(), prop::collection::vec(0..8u8, 1..40))
+            .prop_map(|(queue, pages)| Deed::Offer(queue, pages)),
+        1 => (queue, 0..8u8, by.clone())
+            .prop_map(|(queue, word, by)| Deed::Scribble(queue, word, by)),
+        3 => (0..12u16, 0..8u8, numbers).prop_map(|(kind, page, data)| Deed::Ask(kind, page, data)),
+        1 => (0..4u8, by).prop_map(|(word, by)| Deed::ScribbleControl(word, by)),
         2 => any::<u8>().prop_map(Deed::Notify),
         1 => (0..8u8, 0..3u8).prop_map(|(page, how)| Deed::Spoil(page, how)),
         1 => "[0-9]{0,2}".prop_map(Deed::State),
@@ -47,6 +59,12 @@ fn deed() -> impl Strategy<Value = Deed> {
         2 => (0..200u64).prop_map(Deed::Wait),
     ]
 }
+
+/// The indices of a ring.
+const WORDS: [Word; 4] =
+    [Word::RequestProducer, Word::RequestEvent, Word::ResponseProducer, Word::ResponseEvent];
+/// How many queues it has.
+const QUEUES: usize = 3;
 
 struct Chaos {
     world: World,
@@ -57,7 +75,8 @@ struct Chaos {
 impl Chaos {
     fn new() -> Self {
         let mut world = World::new();
-        let evil = world.attach_with(0, Manners { start: 0, ..Manners::default() }, &[]);
+        let manners = Manners { start: 0, queues: QUEUES, control: true, ..Manners::default() };
+        let evil = world.attach_with(0, manners, &[]);
         let guest = world[evil].guest.clone();
         let frame = frames::plain(frames::BROADCAST, world[evil].mac(), 4096, 1);
         let page = |grant| {
@@ -74,8 +93,8 @@ impl Chaos {
         let Self { world, evil, pages } = self;
         let evil = *evil;
         match deed {
-            Deed::Send(slots) => {
-                let rings = &world[evil].rings;
+            Deed::Send(queue, slots) => {
+                let rings = world[evil].rings_of(queue);
                 let mut producer = rings.tx.word(Word::RequestProducer);
                 for (flags, offset, size, page) in slots {
                     let flags = TxFlags::from_bits_truncate(flags);
@@ -85,10 +104,11 @@ impl Chaos {
                     producer = producer.wrapping_add(1);
                 }
                 rings.tx.set_word(Word::RequestProducer, producer);
-                world[evil].guest.notify(world[evil].rings.port);
+                let port = rings.port;
+                world[evil].guest.notify(port);
             }
-            Deed::Offer(offered) => {
-                let rings = &world[evil].rings;
+            Deed::Offer(queue, offered) => {
+                let rings = world[evil].rings_of(queue);
                 let mut producer = rings.rx.word(Word::RequestProducer);
                 for page in offered {
                     let gref = pages[usize::from(page)].0;
@@ -96,16 +116,30 @@ impl Chaos {
                     producer = producer.wrapping_add(1);
                 }
                 rings.rx.set_word(Word::RequestProducer, producer);
-                world[evil].guest.notify(world[evil].rings.port);
+                let port = rings.port;
+                world[evil].guest.notify(port);
             }
-            Deed::Scribble(word, by) => {
-                let words = [
-                    Word::RequestProducer,
-                    Word::RequestEvent,
-                    Word::ResponseProducer,
-                    Word::ResponseEvent,
-                ];
-                let (which, rings) = (words[usize::from(word % 4)], &world[evil].rings);
+            Deed::Ask(kind, page, [second, third]) => {
+                let control = world[evil].control.as_ref().expect("a control ring");
+                // Keys and tables are in pages; whatever else is set is a number.
+                let first = match kind {
+                    3 | 6 => pages[usize::from(page)].0,
+                    _ => second,
+                };
+                let data = [first, second, third];
+                let producer = control.ring.word(Word::RequestProducer);
+                control.ring.write(producer, &ControlRequest { id: 7, kind, data });
+                control.ring.set_word(Word::RequestProducer, producer.wrapping_add(1));
+                world[evil].guest.notify(control.port);
+            }
+            Deed::ScribbleControl(word, by) => {
+                let control = world[evil].control.as_ref().expect("a control ring");
+                let which = WORDS[usize::from(word)];
+                control.ring.set_word(which, control.ring.word(which).wrapping_add(by));
+            }
+            Deed::Scribble(queue, word, by) => {
+                let which = WORDS[usize::from(word % 4)];
+                let rings = world[evil].rings_of(queue);
                 if word < 4 {
                     rings.tx.set_word(which, rings.tx.word(which).wrapping_add(by));
                 } else {
@@ -113,8 +147,8 @@ impl Chaos {
                 }
             }
             Deed::Notify(times) => {
-                for _ in 0..times {
-                    world[evil].guest.notify(world[evil].rings.port);
+                for rings in world[evil].queues() {
+                    (0..times).for_each(|_| world[evil].guest.notify(rings.port));
                 }
             }
             Deed::Spoil(page, how) => {

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use drivers::netback::Frontend;
 use drivers::netback::data::{AttachError, Vif};
+use drivers::netback::{Frontend, QueueKeys, QueueRings, RemotePorts};
+use kernel::packet::flow;
 use kernel::pages::choice::Mode;
 use kernel::switch::Holding;
 use worlds::{
@@ -122,10 +123,12 @@ fn s9_failed_attempts_leave_no_shard() {
     let second = pools.tracker.open(GUESTS[0], 1).expect("a second");
     pools.tracker.close(first);
     let ring = || guest.grant(guest.add_page(), Grant::Writable);
+    let ports = RemotePorts::Shared(RemotePort(99));
+    let keys = &QueueKeys::of(1)[0];
+    let queue = QueueRings { keys, tx_ring: ring(), rx_ring: ring(), ports };
     let frontend = Frontend {
-        tx_ring: ring(),
-        rx_ring: ring(),
-        port: RemotePort(99),
+        queues: [queue].into_iter().collect(),
+        control: None,
         rx_notify: true,
         scatter_gather: true,
         ipv4_checksum: true,
@@ -134,8 +137,9 @@ fn s9_failed_attempts_leave_no_shard() {
         gso_v6: false,
         options: drivers::netback::Options::default(),
     };
-    let result = Vif::attach(xen.clone(), GUESTS[0], &frontend, &mut pools);
-    assert!(matches!(result, Err(AttachError::Bind(_))));
+    let seed = flow::Seed::new([1, 2]);
+    let result = Vif::attach(xen.clone(), GUESTS[0], &frontend, seed, &mut pools);
+    assert!(matches!(result, Err(AttachError::Bind("event-channel", _))));
     assert!(pools.tracker.open(GUESTS[0], 1).expect("one") < second, "the first's place");
     assert!(xen.audit().is_clean());
 }

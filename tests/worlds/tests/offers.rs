@@ -1,7 +1,6 @@
-//! Features that are not offered: who uses them all the same is refused or not heeded.
+//! What a frontend says of itself once it is connected.
 
 use worlds::{Id, Manners, Outgoing, World, frames};
-use xen::fake::Grant;
 
 const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
 const JUMBO: (&str, &str) = ("mtu", "65517");
@@ -18,49 +17,6 @@ fn write(world: &mut World, id: Id, key: &str, value: &str) {
     let path = format!("{}/{key}", world[id].vif().frontend_dir());
     let guest = world[id].vif().frontend;
     world.store.act(guest).write(&path, value).expect("its own");
-}
-
-/// S-5: a frontend asks for a control ring or more queues. Nothing of that is
-/// looked at, let alone mapped, and its packets are as all others; so they are with whatever
-/// headroom it asks for (F-11), which is offered.
-#[test]
-fn f11_s5_what_is_not_offered_is_not_heeded() {
-    let mut world = World::new();
-    let a = world.attach_with(0, Manners::default(), &[JUMBO]);
-    for headroom in ["0", "256", "4096", "32767", "65535"] {
-        let b = world.add(1, Manners::default(), &[JUMBO]);
-        for feature in [
-            "feature-split-event-channels",
-            "multi-queue-max-queues",
-            "feature-ctrl-ring",
-        ] {
-            assert_eq!(world.own(a, feature), None);
-        }
-        let guest = world[b].guest.clone();
-        // Control requests whose offset and length wrap, and a producer that runs away.
-        let control = guest.add_page();
-        guest.page(control).write_bytes(0, &[0xff; 4096]);
-        let (ring, port) = (guest.grant(control, Grant::Writable), guest.open_port());
-        for (key, value) in [
-            ("xdp-headroom", headroom),
-            ("ctrl-ring-ref", &ring.0.to_string()),
-            ("event-channel-ctrl", &port.0.to_string()),
-            ("request-multicast-control", "1"),
-            ("queue-0/tx-ring-ref", "0"),
-        ] {
-            world[b].set_key(key, value);
-        }
-        world.settle();
-        assert!(world.is_connected(b), "{headroom}: {:?}", world.error(b));
-        guest.notify(port);
-        exchange(&mut world, [a, b]);
-        let audit = world.xen.audit();
-        let (mappings, ports) = audit.of(guest.id());
-        assert_eq!((mappings.len(), ports.len()), (2, 1), "two rings and their event channel");
-        assert!(guest.end_grant(ring));
-        assert_eq!(world.detach(b), Ok(()));
-    }
-    world.end();
 }
 
 /// F-9: a frontend that is connected changes what it said of itself. It is served as it was;
@@ -92,7 +48,7 @@ fn f9_keys_that_change_once_connected() {
     assert_eq!(world.xen.audit().mappings, mappings);
     world.restart(evil);
     assert!(!world.is_connected(evil));
-    let error = world.error(evil).expect("one queue was offered");
+    let error = world.error(evil).expect("no queue at all");
     assert!(error.contains("multi-queue-num-queues"), "{error}");
     let outside = frames::plain(OUTSIDE, world[ids[1]].mac(), 1000, 1);
     world[ids[1]].send(&Outgoing::whole(&outside));

@@ -344,7 +344,8 @@ proptest! {
         piece in 1..4000usize,
         offset in 0..90u16,
     ) {
-        let mss = mss.max((len / Gso::MAX_SEGMENTS + 1) as u16);
+        let fits = 1514 - headers(v6) as u16;
+        let mss = mss.min(fits).max((len / Gso::MAX_SEGMENTS + 1) as u16);
         let mut world = World::new();
         let a = world.attach(0);
         let b = world.attach_with(1, Manners { gso: [takes; 2], ..Manners::default() }, &[]);

@@ -16,7 +16,7 @@ use xen::grant::GrantRef;
 
 use super::*;
 use crate::netback::vif::{DISCONNECT_PATIENCE, LINGER};
-use crate::netback::{Carrier, ConnectRequest, Options, Progress, Urgency, VifConfig};
+use crate::netback::{Carrier, ConnectRequest, Options, Progress, RemotePorts, Urgency, VifConfig};
 
 const US: DomainId = DomainId(5);
 
@@ -280,13 +280,13 @@ fn attach_and_connect() {
         ("feature-gso-tcpv4", "1"),
         ("feature-gso-tcpv6", "1"),
         ("feature-ipv6-csum-offload", "1"),
+        ("feature-split-event-channels", "1"),
+        ("multi-queue-max-queues", "8"),
+        ("feature-ctrl-ring", "1"),
         ("carrier", "1"),
         ("hotplug-status", ""),
     ] {
         assert_eq!(world.own(vif, key).as_deref(), Some(value), "{key}");
-    }
-    for absent in ["feature-split-event-channels", "multi-queue-max-queues"] {
-        assert_eq!(world.own(vif, absent), None, "{absent}");
     }
     // The guest may read all of it.
     let features = format!("{}/feature-sg", vif.backend_dir());
@@ -299,9 +299,9 @@ fn attach_and_connect() {
     let request = &world.host.connected[&id(vif)];
     assert_eq!(request.config.mac.to_string(), "00:16:3e:00:0a:00");
     assert_eq!(request.config.bridge.as_str(), "xenbr0");
-    assert_eq!(request.frontend.tx_ring, GrantRef(8));
-    assert_eq!(request.frontend.rx_ring, GrantRef(9));
-    assert_eq!(request.frontend.port, RemotePort(5));
+    let queue = request.frontend.queues[0];
+    assert_eq!((queue.tx_ring, queue.rx_ring), (GrantRef(8), GrantRef(9)));
+    assert_eq!(queue.ports, RemotePorts::Shared(RemotePort(5)));
     assert!(request.frontend.rx_notify && request.frontend.scatter_gather);
     assert!(world.xenstored.nodes(US) <= 30 + 8, "within L-9's share");
     assert_eq!(world.xenstored.watches(US), 2);
@@ -545,6 +545,70 @@ fn unreadable_state() {
     assert_eq!(world.own(vif, "state").as_deref(), Some("6"));
     assert!(world.host.connected.is_empty());
     assert_eq!(world.own(vif, "online").as_deref(), Some("1"));
+}
+
+/// P-24: a frontend of several queues, whose keys are in directories of their own. One that
+/// is not as it has to be closes the vif, with an error that names it.
+#[test]
+fn frontends_of_several_queues() {
+    let mut world = World::new();
+    let vif = vif(10, 0);
+    let front = |queues: usize| {
+        let mut front = Netfront::new(vif).without("tx-ring-ref").without("rx-ring-ref");
+        front = front.without("event-channel").with("multi-queue-num-queues", &queues.to_string());
+        for queue in 0..queues {
+            for (place, key) in ["tx-ring-ref", "rx-ring-ref", "event-channel"].iter().enumerate() {
+                let value = (100 + 3 * queue + place).to_string();
+                front = front.with(&format!("queue-{queue}/{key}"), &value);
+            }
+        }
+        front
+    };
+    for queues in 2..=8 {
+        world.attach(front(queues));
+        assert_eq!(world.own(vif, "state").as_deref(), Some("4"), "{:?}", world.error(vif));
+        let found = &world.host.connected[&id(vif)].frontend.queues;
+        let found: Vec<_> = found.iter().map(|queue| queue.tx_ring.0).collect();
+        assert_eq!(found, (0..queues as u32).map(|queue| 100 + 3 * queue).collect::<Vec<_>>());
+        assert_eq!(world.detach(vif), (Ok(()), false));
+    }
+    for (key, value) in [
+        ("queue-1/rx-ring-ref", None),
+        ("queue-7/event-channel", None),
+        ("queue-0/tx-ring-ref", Some("x")),
+        ("queue-4/tx-ring-ref", Some("104")),
+        ("queue-2/event-channel-tx", Some("1")),
+    ] {
+        let front = match value {
+            Some(value) => front(8).with(key, value),
+            None => front(8).without(key),
+        };
+        world.attach(front);
+        let error = world.error(vif).unwrap_or_default();
+        let named = if key.ends_with("-tx") { "queue-2/event-channel-rx" } else { key };
+        assert!(error.starts_with(named), "{key}: {error:?}");
+        assert_eq!(world.own(vif, "state").as_deref(), Some("6"));
+        assert_eq!(world.detach(vif), (Ok(()), false));
+    }
+}
+
+/// xenstored fails while the queues' keys are read: they are read again.
+#[test]
+fn keys_of_queues_that_cannot_be_read_just_now() {
+    let mut world = World::new();
+    let vif = vif(10, 0);
+    let mut front = Netfront::new(vif).with("multi-queue-num-queues", "2");
+    for (place, key) in ["tx-ring-ref", "rx-ring-ref", "event-channel"].iter().enumerate() {
+        front = front.with(&format!("queue-0/{key}"), &(100 + place).to_string());
+        front = front.with(&format!("queue-1/{key}"), &(200 + place).to_string());
+    }
+    world.xenstored.inject(XS_READ, "queue-1/rx-ring-ref", "EIO", 1);
+    world.attach(front);
+    assert_ne!(world.own(vif, "state").as_deref(), Some("4"));
+    world.pass(REFUSAL_DELAY);
+    assert_eq!(world.own(vif, "state").as_deref(), Some("4"), "{:?}", world.error(vif));
+    assert_eq!(world.host.connected[&id(vif)].frontend.queues.len(), 2);
+    assert_eq!(world.detach(vif), (Ok(()), false));
 }
 
 /// F-8, F-9: garbage in any of the frontend's keys closes the vif with an error that

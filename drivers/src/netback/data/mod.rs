@@ -2,8 +2,11 @@
 
 mod chain;
 mod common;
+mod control;
 mod credit;
+mod queue;
 mod rx;
+mod steering;
 mod tx;
 mod vif;
 
@@ -11,4 +14,4 @@ pub use chain::Violation;
 pub use credit::Credit;
 pub use rx::{MAX_HEADROOM, RxCounters, STALL_TIMEOUT};
 pub use tx::{TxCounters, is_short};
-pub use vif::{AttachError, Vif, VifCounters, patience};
+pub use vif::{AttachError, QueueStatus, Signal, Vif, VifCounters, patience};

@@ -5,14 +5,16 @@
 //! bytes are: our memory, or the page of the guest that sent them.
 
 use alloc::boxed::Box;
+use core::ops::AddAssign;
 use core::time::Duration;
 
 use heapless::Vec;
 use kernel::Pools;
+use kernel::packet::flow::Hash;
 use kernel::packet::{BATCH, Bytes, Checksum, Gso, MAX_FRAGMENTS, Packet, Version};
-use kernel::switch::PortQueue;
+use kernel::switch::Lane;
 use xen::grant::{GrantCopy, GrantRef, GrantRegion};
-use xen::netif::{ExtraInfo, GsoType, RxFlags, RxRequest, RxResponse, Status};
+use xen::netif::{ExtraInfo, GsoType, HashAlgorithm, RxFlags, RxRequest, RxResponse, Status};
 use xen::ring::{BackRing, RX_RING_SIZE};
 use xen::{DomainId, Hypervisor, Instant, LocalRegion, PAGE_SIZE, SharedPage};
 
@@ -33,7 +35,7 @@ const MAX_PAGES: usize = 18;
 const MAX_COPIES: usize = 1 + MAX_FRAGMENTS + MAX_PAGES;
 
 /// Extra info of a packet: one of each type that is sent.
-type Extras = Vec<ExtraInfo, 2>;
+type Extras = Vec<ExtraInfo, 3>;
 
 type Ring = BackRing<RxRequest, RxResponse, RX_RING_SIZE>;
 
@@ -51,6 +53,16 @@ pub struct RxCounters {
     /// Packets lost because a page, which some of the packet got into, was filled only in
     /// part: a page of their sender's could not be read.
     pub unreadable: u64,
+}
+
+impl AddAssign for RxCounters {
+    fn add_assign(&mut self, Self { packets, bytes, too_long, failed, unreadable }: Self) {
+        self.packets += packets;
+        self.bytes += bytes;
+        self.too_long += too_long;
+        self.failed += failed;
+        self.unreadable += unreadable;
+    }
 }
 
 /// A receive queue.
@@ -124,7 +136,7 @@ impl RxQueue {
     pub(super) fn transmit<H: Hypervisor>(
         &mut self,
         hypervisor: &H,
-        queue: &mut PortQueue,
+        queue: &mut Lane<'_>,
         pools: &mut Pools,
         now: Instant,
     ) -> Result<bool, Violation> {
@@ -168,7 +180,7 @@ impl RxQueue {
     /// few slots, says how many it needs.
     fn fill(
         &mut self,
-        queue: &mut PortQueue,
+        queue: &mut Lane<'_>,
         pools: &mut Pools,
         pass: &mut Pass,
     ) -> Result<Option<u32>, Violation> {
@@ -228,11 +240,14 @@ impl RxQueue {
     }
 
     /// What there is to say of a packet beside its bytes: how it is still to be cut (P-21),
-    /// and what is free before it (P-23).
+    /// its flow's hash (P-25), and what is free before it (P-23).
     fn extras(&self, packet: &Packet) -> Extras {
         let gso = packet.meta.gso.map(segmentation);
+        let hash = packet.meta.hash.map(|Hash { kind, value }| {
+            ExtraInfo::hash(kind as u8, HashAlgorithm::Toeplitz, value)
+        });
         let xdp = (self.headroom > 0).then(|| ExtraInfo::xdp(self.headroom));
-        let mut extras: Extras = gso.into_iter().chain(xdp).collect();
+        let mut extras: Extras = gso.into_iter().chain(hash).chain(xdp).collect();
         if let Some((_, followed)) = extras.split_last_mut() {
             followed.iter_mut().for_each(ExtraInfo::set_more);
         }

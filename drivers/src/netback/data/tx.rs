@@ -5,7 +5,7 @@
 
 use alloc::boxed::Box;
 use core::mem;
-use core::ops::Range;
+use core::ops::{AddAssign, Range};
 
 use heapless::Vec;
 use kernel::defect::{self, Defect};
@@ -46,6 +46,16 @@ pub struct TxCounters {
     pub unreadable: u64,
     /// Packets refused because they cannot be segmented as their requests ask.
     pub unsegmentable: u64,
+}
+
+impl AddAssign for TxCounters {
+    fn add_assign(&mut self, Self { packets, bytes, refused, unreadable, unsegmentable }: Self) {
+        self.packets += packets;
+        self.bytes += bytes;
+        self.refused += refused;
+        self.unreadable += unreadable;
+        self.unsegmentable += unsegmentable;
+    }
 }
 
 /// A transmit queue.
@@ -99,8 +109,13 @@ impl TxQueue {
     }
 
     /// When requests are to be taken again that wait for credit.
-    pub(super) fn resumes_at(&mut self) -> &mut Option<Instant> {
-        &mut self.resumes_at
+    pub(super) fn resumes_at(&self) -> Option<Instant> {
+        self.resumes_at
+    }
+
+    /// Whether there is credit now for requests that waited for it; told once.
+    pub(super) fn resumes(&mut self, now: Instant) -> bool {
+        self.resumes_at.take_if(|at| *at <= now).is_some()
     }
 
     /// Takes packets from the ring until `batch` is full, the ring is empty, a pool is

@@ -7,7 +7,7 @@ use xen::store::{Busy, RequestId, Store, Transaction};
 
 use super::{Context, Task, Vif, Watch, dir, token};
 use crate::netback::Carrier;
-use crate::netback::keys::{CONFIG_KEYS, FEATURES, FRONTEND_KEYS, OPTION_KEYS};
+use crate::netback::keys::{CONFIG_KEYS, FEATURES, FRONTEND_KEYS, OPTION_KEYS, queue_keys};
 use crate::netback::state::Ours;
 
 impl Vif {
@@ -43,6 +43,10 @@ impl Vif {
             },
             Task::ReadRings => {
                 let keys = FRONTEND_KEYS.iter().map(|key| self.frontend_key(key));
+                store.read_many(keys.collect())?
+            }
+            Task::ReadQueues(queues) => {
+                let keys = queue_keys(queues).iter().map(|key| self.frontend_key(key));
                 store.read_many(keys.collect())?
             }
             Task::Publish(to) => store.transaction(self.publication(to))?,

@@ -138,16 +138,35 @@ impl Vif {
     pub(super) fn connect(
         &mut self,
         values: &[Result<Vec<u8>, Error>],
+        queues: &[Result<Vec<u8>, Error>],
+        host: &mut impl VifHost,
+        now: Instant,
+    ) {
+        match self.try_connect(values, queues, host, now) {
+            Ok(()) => self.task = Task::Publish(Ours::Connected),
+            Err(reason) => {
+                self.complain(now, format_args!("cannot connect: {reason}"));
+                self.error = Some(shortened(reason));
+                self.task = Task::Publish(Ours::Closing);
+            }
+        }
+    }
+
+    fn try_connect(
+        &mut self,
+        values: &[Result<Vec<u8>, Error>],
+        queues: &[Result<Vec<u8>, Error>],
         host: &mut impl VifHost,
         now: Instant,
     ) -> Result<(), String> {
-        let frontend =
-            Frontend::parse(&Keys::frontend(values)).map_err(|error| error.to_string())?;
+        let frontend = Frontend::parse(&Keys::frontend(values), &Keys::queues(queues))
+            .map_err(|error| error.to_string())?;
         let config = self.config.clone().ok_or("it is not configured")?;
+        let options = frontend.options;
         let request = ConnectRequest { vif: self.id, config, frontend };
         host.connect(&request, now).map_err(|refusal| refusal.to_string())?;
         self.connected = true;
-        self.set_options(frontend.options, now);
+        self.set_options(options, now);
         Ok(())
     }
 

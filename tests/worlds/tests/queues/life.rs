@@ -1,0 +1,319 @@
+//! How vifs of several queues come and go, and what they take.
+
+use super::*;
+
+/// The n-th operation of its kind that has to do with a domain, as often as it is tried.
+fn nth(nth: usize) -> When {
+    let mut seen = Vec::new();
+    When::Chosen(Box::new(move |operation: &Operation| {
+        if seen.last() != Some(operation) {
+            seen.push(*operation);
+        }
+        seen.len() == nth
+    }))
+}
+
+/// S-9: each of the operations of a connection fails in turn; the error says which, nothing
+/// is left, and the next attempt succeeds.
+#[test]
+fn s9_each_step_of_connecting_several_queues_fails_in_turn() {
+    let mut world = World::of_many();
+    let [a, _] = world.connected();
+    let manners = Manners { split: true, control: true, ..manners(3) };
+    let per_queue = |names: [&str; 2]| {
+        let of_queue = |queue| names.map(|name| format!("queue-{queue}/{name}"));
+        (0..3).flat_map(of_queue).collect::<Vec<_>>()
+    };
+    let mut cases: Vec<(Kind, usize, String)> = Vec::new();
+    let maps = per_queue(["tx-ring-ref", "rx-ring-ref"]).into_iter();
+    let maps = maps.chain(["ctrl-ring-ref".to_string()]);
+    cases.extend((1..).zip(maps).map(|(n, name)| (Kind::Map, n, format!("mapping {name}"))));
+    let binds = per_queue(["event-channel-tx", "event-channel-rx"]).into_iter();
+    let binds = binds.chain(["event-channel-ctrl".to_string()]);
+    cases.extend((1..).zip(binds).map(|(n, name)| (Kind::Bind, n, format!("binding {name}"))));
+    assert_eq!(cases.len(), 14);
+    for (kind, n, words) in cases {
+        for status in STATUSES {
+            world.xen.fail(kind, nth(n), status);
+            let c = world.attach_with(2, manners.clone(), &[]);
+            let error = world.error(c).unwrap_or_else(|| panic!("{words}, {status}: no error"));
+            assert!(error.starts_with(&words), "{words}: {error}");
+            assert_eq!(world.own(c, "state").as_deref(), Some("6"), "{words}, {status}");
+            world.check_at_rest();
+            world.xen.clear_faults();
+            assert_eq!(world.detach(c), Ok(()));
+        }
+        let c = world.attach_with(2, manners.clone(), &[]);
+        assert!(world.is_connected(c), "{words}: the next one");
+        let to = world[c].mac();
+        send_flows(&mut world, a, to, 0, 300);
+        assert_eq!(flows(&mut world, c).len(), usize::from(FLOWS));
+        assert_eq!(world.detach(c), Ok(()));
+    }
+    world.end();
+}
+
+/// The rings themselves make no sense, one after the other.
+#[test]
+fn f8_each_ring_of_several_queues() {
+    let mut world = World::of_many();
+    let [a, b] = world.connected();
+    for place in 0..7 {
+        let manners = Manners { control: true, start: 1000, ..manners(3) };
+        let evil = world.add(2, manners, &[]);
+        let name = match place {
+            6 => {
+                let control = world[evil].control.as_ref().expect("it has one");
+                control.ring.set_word(Word::RequestProducer, 5);
+                "ctrl-ring-ref".to_string()
+            }
+            _ if place % 2 == 0 => {
+                world[evil].rings_of(place / 2).tx.set_word(Word::RequestProducer, 5);
+                format!("queue-{}/tx-ring-ref", place / 2)
+            }
+            _ => {
+                world[evil].rings_of(place / 2).rx.set_word(Word::RequestProducer, 5);
+                format!("queue-{}/rx-ring-ref", place / 2)
+            }
+        };
+        world.settle();
+        let error = world.error(evil).expect("an error");
+        assert!(error.starts_with(&format!("{name}: producer index")), "{error}");
+        world.check_at_rest();
+        assert_eq!(world.detach(evil), Ok(()));
+        let frame = frames::plain(world[b].mac(), world[a].mac(), 100, 1);
+        world.pass_to(a, b, &frame);
+    }
+    world.end();
+}
+
+/// F-8: a port that two rings name, a ring that is another's page.
+#[test]
+fn f8_ports_and_pages_named_twice() {
+    let mut world = World::of_many();
+    let [_, _] = world.connected();
+    for (key, of, words) in [
+        ("queue-1/event-channel", "queue-0/event-channel", "binding queue-1/event-channel:"),
+        ("event-channel-ctrl", "queue-1/event-channel", "binding event-channel-ctrl:"),
+        ("queue-1/tx-ring-ref", "queue-0/tx-ring-ref", "queue-1/tx-ring-ref contradicts"),
+        ("ctrl-ring-ref", "queue-0/tx-ring-ref", "ctrl-ring-ref contradicts queue-0/tx-ring-ref"),
+        ("ctrl-ring-ref", "queue-1/rx-ring-ref", "ctrl-ring-ref contradicts queue-1/rx-ring-ref"),
+    ] {
+        let evil = world.add(2, Manners { control: true, ..manners(2) }, &[]);
+        let keys = world[evil].xenbus.keys.clone();
+        let value = &keys.iter().find(|(name, _)| name == of).expect("a key").1;
+        world[evil].set_key(key, value);
+        world.settle();
+        let error = world.error(evil).expect("an error");
+        assert!(error.starts_with(words), "{error}");
+        world.check_at_rest();
+        assert_eq!(world.detach(evil), Ok(()));
+    }
+    world.end();
+}
+
+/// F-9: numbers of queues that there cannot be, and queues without all of their keys.
+#[test]
+fn f9_queues_that_are_not_there() {
+    let mut world = World::of_many();
+    for (key, value, words) in [
+        ("multi-queue-num-queues", "0", "multi-queue-num-queues asks"),
+        ("multi-queue-num-queues", "9", "multi-queue-num-queues asks"),
+        ("multi-queue-num-queues", "65535", "multi-queue-num-queues asks"),
+        ("multi-queue-num-queues", "4", "queue-3/tx-ring-ref is missing"),
+        ("queue-2/event-channel-tx", "9", "queue-2/event-channel-rx is missing"),
+        ("queue-2/rx-ring-ref", "", "queue-2/rx-ring-ref is malformed"),
+    ] {
+        let evil = world.add(2, manners(3), &[]);
+        world[evil].set_key(key, value);
+        world.settle();
+        let error = world.error(evil).expect("an error");
+        assert!(error.starts_with(words), "{error}");
+        assert_eq!(world.own(evil, "state").as_deref(), Some("6"));
+        assert_eq!(world.detach(evil), Ok(()));
+    }
+    // What it says once it is connected means nothing (F-9).
+    let b = world.attach_with(1, manners(3), &[]);
+    let path = format!("{}/multi-queue-num-queues", world[b].vif().frontend_dir());
+    let guest = world[b].vif().frontend;
+    world.store.act(guest).write(&path, "8").expect("its own");
+    send_flows(&mut world, b, OUTSIDE, 0, 100);
+    assert_eq!(world.wire.take_frames().len(), usize::from(FLOWS));
+    world.end();
+}
+
+/// An attempt that failed late leaves no record of pages that were never lent.
+#[test]
+fn s9_failed_attempts_leave_no_shard_of_any_queue() {
+    let xen = FakeXen::new(US);
+    let guest = xen.create_domain(GUESTS[0]);
+    let mut pools = pools(&xen, Mode::Auto);
+    let first = pools.tracker.open(GUESTS[0], 1).expect("a first");
+    pools.tracker.close(first);
+    let ring = || guest.grant(guest.add_page(), Grant::Writable);
+    let queues = QueueKeys::of(4).iter().enumerate().map(|(place, keys)| QueueRings {
+        keys,
+        tx_ring: ring(),
+        rx_ring: ring(),
+        ports: RemotePorts::Split {
+            tx: guest.open_port(),
+            rx: if place == 3 { RemotePort(99) } else { guest.open_port() },
+        },
+    });
+    let frontend = Frontend {
+        queues: queues.collect(),
+        control: None,
+        rx_notify: true,
+        scatter_gather: true,
+        ipv4_checksum: true,
+        ipv6_checksum: true,
+        gso_v4: true,
+        gso_v6: true,
+        options: drivers::netback::Options::default(),
+    };
+    let seed = flow::Seed::new([1, 2]);
+    let result = Vif::attach(xen.clone(), GUESTS[0], &frontend, seed, &mut pools);
+    assert!(matches!(result, Err(AttachError::Bind("queue-3/event-channel-rx", _))));
+    assert!(xen.audit().is_clean());
+    let opened = (0..4).map(|_| pools.tracker.open(GUESTS[0], 1).expect("one"));
+    let mut opened: Vec<_> = opened.collect();
+    assert!(opened.is_sorted());
+    let fifth = pools.tracker.open(GUESTS[0], 1).expect("one");
+    opened.push(fifth);
+    assert!(opened.is_sorted(), "no place is taken by an attempt that failed");
+    assert_eq!(pools.tracker.counters().claimed, 0);
+}
+
+/// T-15, F-12: a vif of eight queues leaves, its frontend closes or its guest dies, with
+/// pages of all queues at the NIC.
+#[test]
+fn t15_eight_queues_leave_with_their_pages_out() {
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    enum End {
+        Detach,
+        Restart,
+        Kill,
+    }
+    for end in [End::Detach, End::Restart, End::Kill] {
+        let mut world = World::mapping_for_many();
+        let manners = Manners { split: true, control: true, ..manners(MAX_QUEUES) };
+        let a = world.attach_with(0, manners, &[]);
+        let b = world.attach(1);
+        world.wire.pause();
+        send_flows(&mut world, a, OUTSIDE, 0, 1000);
+        let counters = world.network.pools().tracker.counters();
+        assert!(counters.mapped > 16, "{counters:?}");
+        let queues = world.network.vifs().next().expect("the first").0;
+        assert!(world.network.queues(queues).all(|queue| queue.counters.tx.packets > 0));
+        match end {
+            End::Detach => {
+                let done = |world: &mut World| {
+                    while world.wire.complete() {}
+                };
+                assert_eq!(world.detach_amid(a, done), Ok(()));
+            }
+            End::Restart => {
+                while world.wire.complete() {}
+                world.restart(a);
+                send_flows(&mut world, a, OUTSIDE, 1, 1000);
+                while world.wire.complete() {
+                    world.settle();
+                }
+            }
+            End::Kill => {
+                world.die(a);
+                world.settle();
+                assert_eq!(world.xen.audit().zombies, [world[a].vif().frontend]);
+                while world.wire.complete() {}
+                assert_eq!(world.bury(a), Ok(()));
+            }
+        }
+        world.settle();
+        assert_eq!(world.network.pools().tracker.counters().mapped, 0, "{end:?}");
+        world.check_at_rest();
+        send_flows(&mut world, b, OUTSIDE, 1, 100);
+        while world.wire.complete() {
+            world.settle();
+        }
+        world.end();
+    }
+}
+
+/// O-12: of all queues what was lent is unmapped before any ring, and all rings before any
+/// event channel is closed.
+#[test]
+fn o12_event_channels_are_closed_last() {
+    let mut world = World::mapping_for_many();
+    let manners = Manners { split: true, control: true, ..manners(2) };
+    let a = world.attach_with(0, manners, &[]);
+    let order = Rc::<RefCell<Vec<_>>>::default();
+    for kind in [Kind::Unmap, Kind::Close] {
+        let pen = order.clone();
+        let none = move |_: &Operation| {
+            pen.borrow_mut().push(kind);
+            false
+        };
+        world.xen.fail(kind, When::Chosen(Box::new(none)), 1);
+    }
+    world.set_front(a, "6");
+    world.settle();
+    let (rings, ports) = ([Kind::Unmap; 5], [Kind::Close; 5]);
+    assert_eq!(*order.borrow(), [rings, ports].concat());
+    world.end();
+}
+
+/// F-13: as many vifs as there may be, of as many queues as they may have. Frames, handles
+/// and ports are as many as is said where [`MAX_QUEUES`] stands, and no vif takes more memory
+/// than is asked for before it is served.
+#[test]
+fn f13_sixty_four_vifs_of_eight_queues() {
+    let mut world = World::of_many();
+    let manners = Manners { queues: MAX_QUEUES, control: true, offers: 4, ..Manners::default() };
+    let mut ids = Vec::new();
+    for n in 0..MAX_VIFS {
+        world.most_kept = 0;
+        ids.push(world.attach_with(n % GUESTS.len(), manners.clone(), &[]));
+        let heap = HEAP_FOR_A_VIF + (MAX_QUEUES - 1) * HEAP_FOR_A_QUEUE;
+        // The hypervisor's part counts too.
+        assert!(world.most_kept < heap as isize / 2, "{} bytes for the {n}th", world.most_kept);
+        assert!(world.is_connected(ids[n]), "{:?}", world.error(ids[n]));
+    }
+    let audit = world.xen.audit();
+    assert_eq!((audit.mappings.len(), audit.ports.len()), (1088, 64 * 9));
+    for (place, &from) in ids.iter().enumerate() {
+        let to = world[ids[(place + 1) % ids.len()]].mac();
+        for port in 0..16 {
+            let frame = frames::numbered(to, world[from].mac(), port, 1, 300);
+            world[from].queue(&Outgoing::whole(&frame));
+        }
+        world[from].kick();
+    }
+    world.settle();
+    for &id in &ids {
+        let found = flows(&mut world, id);
+        assert_eq!(found.len(), 16, "{:?}", world[id].vif());
+        assert_eq!(world[id].unanswered(), 0);
+    }
+    world.check_at_rest();
+    for id in ids {
+        assert_eq!(world.detach(id), Ok(()));
+    }
+    world.end();
+}
+
+/// A guest that is short of event channels for us: the vif is refused, and those before it
+/// are served on (L-10).
+#[test]
+fn l10_no_port_is_left_for_the_last_queue() {
+    let mut world = World::of_many();
+    let [a, b] = world.connected();
+    world.xen.set_port_limit(2 + 7);
+    let c = world.attach_with(2, manners(MAX_QUEUES), &[]);
+    let error = world.error(c).expect("an error");
+    assert!(error.starts_with("binding queue-7/event-channel"), "{error}");
+    world.check_at_rest();
+    let frame = frames::plain(world[b].mac(), world[a].mac(), 100, 1);
+    world.pass_to(a, b, &frame);
+    assert_eq!(world.detach(c), Ok(()));
+    world.end();
+}
