@@ -23,6 +23,7 @@ use xen::{DomainId, Hypervisor, Instant};
 
 use crate::allocations::used;
 use crate::front::{Front, Manners};
+use crate::schedule::Schedule;
 use crate::uplink::Uplink;
 use crate::wire::Wire;
 
@@ -94,6 +95,7 @@ pub struct World<U: Uplink = Wire> {
     pub lost_ports: usize,
     /// Frames to map at, in all.
     frames: usize,
+    pub(crate) schedule: Schedule,
     control: Control,
     fronts: Vec<Front>,
     guests: Vec<Guest>,
@@ -177,6 +179,7 @@ impl<U: Uplink> World<U> {
             quarantined: 0,
             lost_ports: 0,
             frames,
+            schedule: Schedule::default(),
             control,
             fronts: Vec::new(),
             guests: guests.to_vec(),
@@ -311,6 +314,7 @@ impl<U: Uplink> World<U> {
     pub fn pass(&mut self, time: Duration) {
         let end = self.now() + time;
         loop {
+            self.keep_schedule();
             self.settle();
             let now = self.now();
             if now >= end {
@@ -320,7 +324,8 @@ impl<U: Uplink> World<U> {
                 Next::Sleep(deadline) => deadline,
                 _ => None,
             };
-            let next = ours.into_iter().chain(self.store.deadline()).fold(end, Instant::min);
+            let others = [ours, self.store.deadline(), self.schedule.deadline()];
+            let next = others.into_iter().flatten().fold(end, Instant::min);
             self.xen.advance(next.since(now));
         }
     }
