@@ -5,8 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use drivers::netback::{Progress, Urgency, VifHost, VifId};
-use worlds::trials::soaks;
-use worlds::{Id, Level, Manners, Outgoing, World, frames, journal};
+use worlds::{Id, Manners, Outgoing, World, frames};
 use xen::fake::{Grant, Kind, Operation, When};
 use xen::hypercall::Shutdown;
 use xen::netif::{TxFlags, TxRequest};

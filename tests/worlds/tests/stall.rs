@@ -8,7 +8,6 @@ use drivers::report::Report;
 use kernel::memory::Size;
 use kernel::switch::DropReason;
 use worlds::{Id, Level, Manners, Outgoing, World, frames, journal};
-use xen::bindings::XS_WRITE;
 use xen::fake::{Kind, Operation, When};
 use xen::ring::Word;
 use xen::{Instant, PAGE_SIZE};

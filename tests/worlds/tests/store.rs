@@ -4,10 +4,8 @@
 
 use std::time::Duration;
 
-use worlds::{Id, Level, Manners, Outgoing, US, World, frames, journal};
-use xen::bindings::{XS_DIRECTORY, XS_ERROR, XS_READ, XS_WATCH_EVENT};
-use xen::fake_store::{Lies, Manners as StoreManners, Message};
-use xen::ring::Word;
+use worlds::{Id, Manners, Outgoing, World, frames};
+use xen::fake_store::Manners as StoreManners;
 
 const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
 const MILLISECOND: Duration = Duration::from_millis(1);

@@ -8,6 +8,7 @@
 mod addresses;
 mod checksums;
 mod crowd;
+mod document;
 mod drops;
 mod events;
 mod grants;

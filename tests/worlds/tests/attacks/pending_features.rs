@@ -103,20 +103,31 @@ fn f_09_queues_that_were_not_offered() {
     });
 }
 
+/// Extra info by its type and flags.
+type Extras = &'static [(u8, ExtraFlags)];
+
 /// F-3: extra info that exists and was not offered: filters of addresses, as many as a packet
 /// may have, a hash twice, headroom of what is sent, and a list that goes on with the data.
 #[test]
 fn f_03_extras_that_were_not_offered() {
-    let more = ExtraFlags::MORE;
-    let last = ExtraFlags::empty();
-    let cases: [(&str, &[(u8, ExtraFlags)], TxFlags); 7] = [
-        ("MCAST_ADD", &[(2, last)], NONE),
-        ("MCAST_DEL", &[(3, last)], NONE),
-        ("MCAST_ADD with data", &[(2, last)], MORE),
-        ("XDP", &[(5, last)], NONE),
-        ("a hash twice", &[(4, more), (4, last)], NONE),
-        ("all of them", &[(1, more), (2, more), (3, more), (4, more), (5, last)], NONE),
-        ("all of them, with data", &[(1, more), (2, more), (3, more), (4, more), (5, last)], MORE),
+    const MORE_INFO: ExtraFlags = ExtraFlags::MORE;
+    const LAST: ExtraFlags = ExtraFlags::empty();
+    let cases: [(&str, Extras, TxFlags); 7] = [
+        ("MCAST_ADD", &[(2, LAST)], NONE),
+        ("MCAST_DEL", &[(3, LAST)], NONE),
+        ("MCAST_ADD with data", &[(2, LAST)], MORE),
+        ("XDP", &[(5, LAST)], NONE),
+        ("a hash twice", &[(4, MORE_INFO), (4, LAST)], NONE),
+        (
+            "all of them",
+            &[(1, MORE_INFO), (2, MORE_INFO), (3, MORE_INFO), (4, MORE_INFO), (5, LAST)],
+            NONE,
+        ),
+        (
+            "all of them, with data",
+            &[(1, MORE_INFO), (2, MORE_INFO), (3, MORE_INFO), (4, MORE_INFO), (5, LAST)],
+            MORE,
+        ),
     ];
     for (name, extras, flags) in cases {
         attack(name, Counted, |world, evil| {
