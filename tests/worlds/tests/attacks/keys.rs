@@ -43,7 +43,7 @@ fn is_refused(world: &mut World, evil: Id, key: &str, value: &str) {
 fn f_09_garbage_in_every_key() {
     let long = "7".repeat(2048);
     let values =
-        ["", "abc", "-1", "4294967296", "0x10", " 1", "1 ", "1.0", "1\n", "1\0", "ж", &long];
+        ["", "abc", "-1", "+1", "4294967296", "0x10", " 1", "1 ", "1.0", "1\n", "1\0", "ж", &long];
     let setup = Setup { interval: SECOND, ..Setup::default() };
     setup.attack("garbage", Told(KEYS.len() * values.len()), |world, _| {
         for key in KEYS {
