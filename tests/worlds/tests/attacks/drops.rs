@@ -116,6 +116,13 @@ fn s_12_nothing_is_lost_with_a_packet_that_is_dropped() {
                 world[evil].hands_off = false;
                 world.settle();
                 is_dropped(world, evil, reason);
+                // A page with several holders, one of whom drops it late.
+                let deaf = silent(world, &[]);
+                send(world, frames::BROADCAST, 1000);
+                assert_ne!(world[evil].unanswered(), 0, "its page waits");
+                world.pass(100 * MILLISECOND);
+                assert_eq!(world[evil].unanswered(), 0, "{reason:?}");
+                assert_eq!(world[deaf].received, []);
             });
         }
     }

@@ -1,6 +1,7 @@
 //! F-2, F-3, S-13 to S-15: what slots say, and how they are strung together.
 
 use worlds::{Id, Manners, OUTSIDE, Outgoing, World, frames};
+use xen::fake::{Kind, Operation};
 use xen::netif::{ExtraFlags, ExtraInfo, Status, TxFlags, TxRequest, TxSlot};
 
 use crate::harness::{
@@ -161,6 +162,7 @@ fn s_15_empty_slots_do_not_hide_which_one_failed() {
 fn s_15_slots_without_a_byte_at_every_place() {
     attack("empty slots", Harmless, |world, evil| {
         let to = world.attach(1);
+        let copies = world.record(Kind::Copy);
         for len in [14, 60, 192, 200, 1000] {
             let bases = [vec![(0, len)], vec![(0, 14), (7, len - 14)], vec![(4082, 14); 1]];
             for base in bases.into_iter().filter(|base| base.iter().all(|(_, len)| *len > 0)) {
@@ -176,6 +178,9 @@ fn s_15_slots_without_a_byte_at_every_place() {
                 }
             }
         }
+        let empty = |copy: &Operation| matches!(copy, Operation::Copy { len: 0, .. });
+        assert!(!copies.borrow().iter().any(empty), "the page of an empty slot (P-10)");
+        world.xen.clear_faults();
     });
 }
 
