@@ -529,6 +529,9 @@ impl<U: Uplink> World<U> {
         let counters = pools.tracker.counters();
         assert_eq!(counters.outstanding(), 0, "{counters:?} (O-16)");
         assert_eq!(counters.holds, 0, "{counters:?}");
+        let vifs = self.network.vifs().count();
+        let queues = pools.tracker.census().queues;
+        assert!((vifs..=vifs + self.quarantined).contains(&queues), "{queues} queues lend");
         assert_eq!(pools.idle(), PACKETS, "packets lost");
         let stopped = self.network.uplink().is_some_and(|(status, _)| status == Status::Stopped);
         let kept = if stopped { 0 } else { U::KEEPS };
@@ -537,7 +540,6 @@ impl<U: Uplink> World<U> {
             assert_eq!(pools.buffers.free(size), cells - kept, "{size:?} buffers lost");
         }
         assert!(pools.copies.is_empty(), "copies left over");
-        let vifs = self.network.vifs().count();
         let Audit { mappings, ports, zombies, displaced, stray_notifies } = self.xen.audit();
         assert_eq!(pools.window.quarantined(), self.quarantined, "unmaps failed");
         assert_eq!(mappings.len(), 2 * vifs + self.quarantined, "{mappings:?}");

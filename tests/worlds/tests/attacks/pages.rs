@@ -67,6 +67,7 @@ fn s_03_offers_change_after_they_were_read() {
         world.xen.clear_faults();
         let response = world[evil].rings.rx.take().expect("a response");
         assert_eq!(response.status, 1000, "into the page that was offered");
+        assert_ne!(response.id, u16::MAX, "under the id that it was offered by");
     });
 }
 

@@ -50,10 +50,12 @@ fn recovers(world: &mut World, vif: Id, by_itself: bool, what: &str) {
         let received: Vec<_> = world[to].received.iter().map(|packet| &packet.bytes).collect();
         assert!(received == [&frame], "{what}");
     }
+    for id in [vif, EVIL] {
+        world.set_front(id, "6");
+        world.settle();
+        assert_eq!(world.own(id, "state").as_deref(), Some("6"), "{what}: it is watched");
+    }
     assert_eq!(world.detach(vif), Ok(()), "{what}");
-    world.set_front(EVIL, "6");
-    world.settle();
-    assert_eq!(world.own(EVIL, "state").as_deref(), Some("6"), "{what}: it is watched");
 }
 
 /// S-18: xenstored moves a few bytes at a time, each way.
