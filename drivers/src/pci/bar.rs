@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn wide_bars_change_both_halves_with_decoding_off() {
+    fn s_19_wide_bars_change_both_halves_with_decoding_off() {
         let model = Model::nic();
         model.make_wide(0);
         let regions = assign(&model.function(), WINDOW, &[]).unwrap();
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn liars_are_refused_and_decode_nothing() {
+    fn s_19_liars_are_refused_and_decode_nothing() {
         let refused = |model: &Model| {
             let result = assign(&model.function(), WINDOW, &[]);
             if !model.gone() {
@@ -380,7 +380,7 @@ mod tests {
     proptest! {
         /// S-19: no two BARs share a page, nor does one with anything else.
         #[test]
-        fn places_are_aligned_disjoint_and_free(bars in bars(), reserved in ranges()) {
+        fn s_19_places_are_aligned_disjoint_and_free(bars in bars(), reserved in ranges()) {
             let Ok(regions) = place(&bars, WINDOW, &reserved) else { return Ok(()) };
             prop_assert_eq!(regions.len(), bars.len());
             for (place, region) in regions.iter().enumerate() {

@@ -155,7 +155,7 @@ mod tests {
     use crate::fake::Model;
 
     #[test]
-    fn command_writes_keep_intx_off_and_leave_the_status_alone() {
+    fn s_19_command_writes_keep_intx_off_and_leave_the_status_alone() {
         let model = Model::nic();
         let function = model.function();
         assert!(function.change_command(Command::MEMORY, Command::empty()));

@@ -60,7 +60,9 @@ fn a_closed_queue_is_never_answered_and_its_shard_waits_for_its_holds() {
     assert_eq!(tracker.next_response(shard), None);
     let next = tracker.open(DomainId(4), 4).unwrap();
     assert_ne!(next.index, shard.index, "a hold is still out");
+    assert_eq!(tracker.census().queues, 2);
     tracker.release(late);
+    assert_eq!(tracker.census().queues, 1);
     // The old queue listed the shard; what its successor owes is told all the same.
     let successor = tracker.open(DomainId(6), 4).unwrap();
     assert_eq!(successor.index, shard.index);
@@ -127,7 +129,8 @@ impl Lending {
         let counters @ Counters { mapped, quarantined, holds, .. } = self.tracker.counters();
         let census = self.tracker.census();
         let records = counters.outstanding();
-        assert_eq!(census, Census { records, holds, mapped, oldest: census.oldest });
+        let Census { queues, oldest, .. } = census;
+        assert_eq!(census, Census { queues, records, holds, mapped, oldest });
         let mappings = self.xen.audit().mappings.len();
         assert_eq!(mappings as u64, mapped + quarantined);
         assert_eq!(self.window.free() + mappings, FRAMES);

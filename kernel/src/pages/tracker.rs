@@ -106,6 +106,8 @@ impl Counters {
 /// same things: the identity of O-16.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Census {
+    /// Queues that lend, or have lent what is not back yet.
+    pub queues: usize,
     /// Pages that are with us.
     pub records: u64,
     /// Holds on them.
@@ -261,7 +263,8 @@ impl Tracker {
 
     /// Looks at all records.
     pub fn census(&self) -> Census {
-        let mut census = Census::default();
+        let queues = self.shards.iter().filter(|shard| !shard.is_idle()).count();
+        let mut census = Census { queues, ..Census::default() };
         for record in self.shards.iter().flat_map(Shard::records) {
             match record.state {
                 State::Free | State::Quarantined => continue,

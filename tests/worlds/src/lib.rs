@@ -17,6 +17,7 @@ pub mod explorer;
 pub mod frames;
 mod front;
 pub mod scenarios;
+mod schedule;
 pub mod small;
 pub mod trials;
 mod uplink;
@@ -27,6 +28,8 @@ pub use card::Card;
 pub use drivers::fake::journal::{Level, journal};
 pub use front::TxAnswer;
 pub use front::{ControlRings, Front, Manners, Outgoing, Received, Rings, Spread, ToldHash};
+
+pub use schedule::{OUTSIDE, Plan, Step};
 pub use uplink::Uplink;
 pub use wire::Wire;
 pub use world::{GUESTS, Id, US, World, pools};

@@ -23,6 +23,7 @@ use xen::{DomainId, Hypervisor, Instant};
 
 use crate::allocations::used;
 use crate::front::{Front, Manners};
+use crate::schedule::Schedule;
 use crate::uplink::Uplink;
 use crate::wire::Wire;
 
@@ -94,6 +95,7 @@ pub struct World<U: Uplink = Wire> {
     pub lost_ports: usize,
     /// Frames to map at, in all.
     frames: usize,
+    pub(crate) schedule: Schedule,
     control: Control,
     fronts: Vec<Front>,
     guests: Vec<Guest>,
@@ -183,6 +185,7 @@ impl<U: Uplink> World<U> {
             quarantined: 0,
             lost_ports: 0,
             frames,
+            schedule: Schedule::default(),
             control,
             fronts: Vec::new(),
             guests: guests.to_vec(),
@@ -317,6 +320,7 @@ impl<U: Uplink> World<U> {
     pub fn pass(&mut self, time: Duration) {
         let end = self.now() + time;
         loop {
+            self.keep_schedule();
             self.settle();
             let now = self.now();
             if now >= end {
@@ -326,7 +330,8 @@ impl<U: Uplink> World<U> {
                 Next::Sleep(deadline) => deadline,
                 _ => None,
             };
-            let next = ours.into_iter().chain(self.store.deadline()).fold(end, Instant::min);
+            let others = [ours, self.store.deadline(), self.schedule.deadline()];
+            let next = others.into_iter().flatten().fold(end, Instant::min);
             self.xen.advance(next.since(now));
         }
     }
@@ -538,6 +543,9 @@ impl<U: Uplink> World<U> {
         let counters = pools.tracker.counters();
         assert_eq!(counters.outstanding(), 0, "{counters:?} (O-16)");
         assert_eq!(counters.holds, 0, "{counters:?}");
+        let vifs = self.network.vifs().map(|(vif, _)| self.network.queues(vif).count());
+        let (lend, queues) = (pools.tracker.census().queues, vifs.sum::<usize>());
+        assert!((queues..=queues + self.quarantined).contains(&lend), "{lend} queues lend");
         assert_eq!(pools.idle(), PACKETS, "packets lost");
         let stopped = self.network.uplink().is_some_and(|(status, _)| status == Status::Stopped);
         let kept = if stopped { 0 } else { U::KEEPS };

@@ -5,8 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use drivers::netback::{Progress, Urgency, VifHost, VifId};
-use worlds::trials::soaks;
-use worlds::{Id, Level, Manners, Outgoing, World, frames, journal};
+use worlds::{Id, Manners, Outgoing, World, frames};
 use xen::fake::{Grant, Kind, Operation, When};
 use xen::hypercall::Shutdown;
 use xen::netif::{TxFlags, TxRequest};
@@ -16,54 +15,6 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 fn send(world: &mut World, from: Id, to: Id, len: usize) {
     let frame = frames::plain(world[to].mac(), world[from].mac(), len, len as u64);
     world[from].send(&Outgoing::whole(&frame));
-}
-
-/// F-13: as often as one likes, with packets on their way each time. With `SOAK=1` ten
-/// times as often.
-#[test]
-fn f13_a_thousand_lives() {
-    let mut world = World::new();
-    let [a] = world.connected();
-    for n in 0..if soaks() { 10_000 } else { 1000 } {
-        let b = world.attach(1);
-        assert!(world.is_connected(b), "{n}: {:?}", world.error(b));
-        send(&mut world, a, b, 1000);
-        send(&mut world, b, a, 1000);
-        if n % 2 == 0 {
-            world.settle();
-            assert_eq!((world[a].received.len(), world[b].received.len()), (1, 1));
-        }
-        match n % 4 {
-            0 | 1 => assert_eq!(world.detach(b), Ok(()), "{n}"),
-            2 => assert_eq!(world.destroy(b), Ok(()), "{n}"),
-            _ => assert_eq!(world.kill(b), Ok(()), "{n}"),
-        }
-        assert_eq!(world[a].unanswered(), 0, "{n}");
-        world[a].received.clear();
-        world.check_at_rest();
-    }
-    world.end();
-}
-
-/// X-8, S-8: the same vif over and over, without the toolstack.
-#[test]
-fn x8_a_hundred_restarts() {
-    let mut world = World::new();
-    let [a, b] = world.connected();
-    for n in 0..100 {
-        send(&mut world, a, b, 1000);
-        if n % 3 != 0 {
-            world.settle();
-        }
-        world.restart(b);
-        assert!(world.is_connected(b), "{n}: {:?}", world.error(b));
-        world[b].received.clear();
-        send(&mut world, a, b, 500);
-        world.settle();
-        assert_eq!(world[b].received.len(), 1, "{n}");
-        world.check_at_rest();
-    }
-    world.end();
 }
 
 /// Packets of a guest wait in another's queue; where it stands with them when it goes.
@@ -198,50 +149,6 @@ fn t11_a_sender_restarts_while_its_packets_wait() {
     assert_eq!(world[b].received.len(), 1);
     assert_eq!((world[a].answers.len(), world[a].unanswered()), (1, 0));
     world.xen.clear_faults();
-    world.end();
-}
-
-/// F-12: a guest dies in every state its vif can be in.
-#[test]
-fn f12_guests_die_at_any_time() {
-    for turns in 0..60 {
-        let mut world = World::new();
-        let [a] = world.connected();
-        let b = world.add(1, Manners::default(), &[]);
-        world.rounds(turns);
-        if world.is_connected(b) {
-            send(&mut world, a, b, 1000);
-            send(&mut world, b, a, 1000);
-            world.step();
-        }
-        assert_eq!(world.kill(b), Ok(()), "{turns}");
-        world.check_at_rest();
-        let b = world.attach(1);
-        assert!(world.is_connected(b), "{turns}");
-        world.end();
-    }
-}
-
-/// F-10: an address that another vif of the bridge has.
-#[test]
-fn f10_two_vifs_of_one_address() {
-    let mut world = World::new();
-    let [a, b] = world.connected();
-    let mac = "00:16:3e:00:0a:00";
-    assert_eq!(world[a].mac(), [0, 0x16, 0x3e, 0, 10, 0]);
-    let c = world.attach_with(2, Manners::default(), &[("mac", mac)]);
-    let error = world.error(c).expect("an error");
-    assert!(error.contains("00:16:3e:00:0a:00 belongs to another port"), "{error}");
-    assert_eq!(journal(Level::Warn, "belongs to another port").len(), 1);
-    world.check_at_rest();
-    send(&mut world, b, a, 100);
-    world.settle();
-    assert_eq!((world[a].received.len(), world[c].received.len()), (1, 0));
-    // Free again once the first is gone.
-    assert_eq!(world.detach(c), Ok(()));
-    assert_eq!(world.detach(a), Ok(()));
-    let c = world.attach_with(2, Manners::default(), &[("mac", mac)]);
-    assert!(world.is_connected(c));
     world.end();
 }
 

@@ -8,7 +8,6 @@ use drivers::report::Report;
 use kernel::memory::Size;
 use kernel::switch::DropReason;
 use worlds::{Id, Level, Manners, Outgoing, World, frames, journal};
-use xen::bindings::XS_WRITE;
 use xen::fake::{Kind, Operation, When};
 use xen::ring::Word;
 use xen::{Instant, PAGE_SIZE};
@@ -214,45 +213,6 @@ fn p5_a_refill_without_an_event_is_no_stall() {
     world.end();
 }
 
-/// S-11: one slot is left and packets of three come without end. What waits is bounded,
-/// in pages and in bytes; the stall is one although there is a slot, and ends with the
-/// third.
-#[test]
-fn s11_one_slot_left_and_a_flood_of_large_packets() {
-    let mut world = World::new();
-    let [a, c] = [0, 2].map(|guest| world.attach_with(guest, Manners::default(), &[JUMBO]));
-    let b = world.attach_with(1, short(1), &[JUMBO]);
-    let flood = |world: &mut World| {
-        for from in [a, c] {
-            let packet = Outgoing::whole(&frame(world, from, b, 3 * PAGE_SIZE));
-            while world[from].rings.tx.free() >= 3 {
-                world[from].queue(&packet);
-            }
-            world[from].kick();
-        }
-        world.settle();
-        let lent = world.network.pools().tracker.counters().outstanding();
-        assert!(lent <= 2 * 32, "{lent} pages");
-    };
-    let start = world.now();
-    while world.now().since(start) < STALL_TIMEOUT {
-        flood(&mut world);
-        world.pass(500 * MILLISECOND);
-        let since = world.now().since(start);
-        assert_eq!(carrier(&mut world, b), since < STALL_TIMEOUT, "after {since:?}");
-    }
-    flood(&mut world);
-    assert_eq!(world[a].unanswered() + world[c].unanswered(), 0, "dropped at the door");
-    for up in [false, true] {
-        world[b].offer(1);
-        world.settle();
-        assert_eq!(carrier(&mut world, b), up);
-    }
-    send(&mut world, a, b, 3 * PAGE_SIZE);
-    assert_eq!(world[b].received.len(), 1);
-    world.end();
-}
-
 /// T-14: two guests that exchange packets at full rate stall both. Each goes on
 /// sending, into the void, and when they receive again they have each other back.
 #[test]
@@ -324,29 +284,6 @@ fn o9_a_flood_from_the_wire_leaves_the_receive_ring_its_buffers() {
         world.pass(10 * MILLISECOND);
     }
     assert!(world.drops(DropReason::QueueFull) > 2000);
-    world.end();
-}
-
-/// S-8: a guest that stalls and recovers as often as it can: each change is written
-/// once, and told in the log.
-#[test]
-fn s8_a_carrier_that_flaps_is_written_once_a_change() {
-    let (mut world, a, b) = stalled();
-    let writes = |world: &World| world.store.served[&XS_WRITE];
-    let (before, told) = (writes(&world), lines(Level::Info));
-    for _ in 0..20 {
-        for _ in 0..10 {
-            world[b].offer(1);
-            world.settle();
-            send(&mut world, a, b, 100);
-        }
-        assert!(carrier(&mut world, b));
-        send(&mut world, a, b, 100);
-        world.pass(STALL_TIMEOUT);
-        assert!(!carrier(&mut world, b));
-    }
-    assert_eq!(writes(&world) - before, 40);
-    assert_eq!(lines(Level::Info) - told, 40);
     world.end();
 }
 

@@ -101,41 +101,6 @@ fn the_payload_of_a_large_batch_is_copied_once() {
     world.end();
 }
 
-/// P-4, S-16: an event for the response that was asked for, and for no other.
-#[test]
-fn guests_are_notified_of_the_response_they_asked_for() {
-    let mut world = World::new();
-    let [a, b] = world.connected();
-    for front in [a, b] {
-        world[front].polls = true;
-    }
-    // The fifth packet is the first that either asks to be told of.
-    for (ring, words) in [(a, 0), (b, 1)] {
-        let rings = &world[ring].rings;
-        if words == 0 {
-            let next = rings.tx.word(Word::ResponseProducer).wrapping_add(5);
-            rings.tx.set_word(Word::ResponseEvent, next);
-        } else {
-            let next = rings.rx.word(Word::ResponseProducer).wrapping_add(5);
-            rings.rx.set_word(Word::ResponseEvent, next);
-        }
-    }
-    let frame = frame(&world, a, b, 100);
-    for n in 1..=8 {
-        let before = world.xen.counts();
-        world[a].send(&Outgoing::whole(&frame));
-        world.settle();
-        let counts = world.xen.counts() - before;
-        assert_eq!(counts.notifies, if n == 5 { 2 } else { 0 }, "packet {n}");
-    }
-    let now = world.now();
-    for front in [a, b] {
-        world[front].service(now);
-    }
-    assert_eq!(world[b].received.len(), 8);
-    world.end();
-}
-
 /// P-5: we ask for an event when the ring is empty, and for none while we look.
 #[test]
 fn an_event_is_asked_for_with_the_next_request() {

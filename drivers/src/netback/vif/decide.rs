@@ -11,7 +11,7 @@ use super::{After, Context, LINGER, REFUSAL_DELAY, Task, Vif, shortened};
 use crate::netback::data::MAX_HEADROOM;
 use crate::netback::keys::Keys;
 use crate::netback::state::{self, Action, Ours, Theirs};
-use crate::netback::{Carrier, ConnectRequest, Frontend, Options, VifConfig, VifHost};
+use crate::netback::{Carrier, ConnectRequest, Frontend, KeyError, Options, Problem, VifConfig, VifHost};
 
 impl Vif {
     /// Reads what the toolstack configured.
@@ -126,6 +126,8 @@ impl Vif {
                 self.set_options(options, now);
                 host.reconfigure(self.id, options);
             }
+            // It is about to go: its state tells.
+            Err(KeyError { problem: Problem::Unreadable, .. }) => {}
             Err(_) if self.met_bad_option => {}
             Err(error) => {
                 self.met_bad_option = true;
