@@ -109,6 +109,8 @@ fn write_nic(f: &mut fmt::Formatter<'_>, nic: &Statistics) -> fmt::Result {
     write!(f, "received {} packets", nic.received)?;
     write!(f, " {} bytes, sent {} packets {} bytes", nic.received_bytes, nic.sent, nic.sent_bytes)?;
     let rare = [
+        ("checksums verified", nic.received_checksums),
+        ("wrong checksums", nic.receive_bad_checksums),
         ("receive errors", nic.receive_errors),
         ("malformed", nic.receive_malformed),
         ("no buffer", nic.receive_no_buffer),

@@ -5,6 +5,7 @@
 //! there.
 
 mod dma;
+mod headers;
 mod interrupts;
 mod receive;
 mod send;
@@ -52,6 +53,7 @@ const TDLEN: u32 = 0x3808;
 const TDH: u32 = 0x3810;
 const TDT: u32 = 0x3818;
 const TXDCTL: u32 = 0x3828;
+const RXCSUM: u32 = 0x5000;
 const RFCTL: u32 = 0x5008;
 const RAL: u32 = 0x5400;
 const RAH: u32 = 0x5404;

@@ -156,6 +156,10 @@ pub struct Statistics {
     pub received: u64,
     /// Bytes in them.
     pub received_bytes: u64,
+    /// Those of them whose TCP or UDP checksum the device found right.
+    pub received_checksums: u64,
+    /// Those of them whose TCP or UDP checksum, or that of whose IP header, is wrong.
+    pub receive_bad_checksums: u64,
     /// Received frames that the device marked as broken.
     pub receive_errors: u64,
     /// Descriptors that claim what cannot be: a frame too long, too short, or in

@@ -154,13 +154,19 @@ impl<B: BufferProvider> World<B> {
 
     /// Receives all there is and returns the frames.
     pub fn receive(&mut self) -> Vec<Vec<u8>> {
+        self.receive_with_checksums().into_iter().map(|(frame, _)| frame).collect()
+    }
+
+    /// The same, each with what is known of its checksum.
+    pub fn receive_with_checksums(&mut self) -> Vec<(Vec<u8>, Checksum)> {
         let mut frames = Vec::new();
         loop {
             let mut batch = Batch::new();
             let more = self.nic.receive(&mut batch, &mut self.pools);
             while let Some(packet) = batch.pop_front() {
                 assert_eq!(packet.linear.as_ref().unwrap().offset, HEADROOM);
-                frames.push(packet.headers(&self.pools.buffers).to_vec());
+                let bytes = packet.headers(&self.pools.buffers).to_vec();
+                frames.push((bytes, packet.meta.checksum));
                 self.pools.give(packet);
             }
             if !more {

@@ -1,7 +1,8 @@
 //! The device's receiver (7.1): it puts frames into buffers, and writes back extended
 //! descriptors.
 
-use super::{Device, EN, ICR, RCTL, RDBAL, RDH, RDLEN, RDT, RFCTL, RXQ0};
+use super::headers::Sums;
+use super::{Device, EN, ICR, RCTL, RDBAL, RDH, RDLEN, RDT, RFCTL, RXCSUM, RXQ0};
 
 impl Device {
     /// A frame comes from the wire, without its checksum. Whether it was received.
@@ -26,8 +27,20 @@ impl Device {
         self.must(clear, "a descriptor posted with status in it");
         self.write_memory(address, frame);
         self.count(0x4074);
-        self.complete_receive(0b11, frame.len() as u16);
+        self.complete_receive(0b11 | self.verify(frame), frame.len() as u16);
         true
+    }
+
+    /// What it says of a frame's checksums, where it is asked to look at them (7.1.10):
+    /// IPCS, TCPCS, and UDPCS beside that; IPE and TCPE.
+    fn verify(&self, frame: &[u8]) -> u32 {
+        let asked = |bit: u32| self.get(RXCSUM) >> bit & 1 == 1;
+        let Sums { ip, transport } = Sums::of(frame);
+        let ip = ip.filter(|_| asked(8)).map_or(0, |right| 1 << 6 | u32::from(!right) << 30);
+        let transport = transport.filter(|_| asked(9));
+        let transport = transport
+            .map_or(0, |(right, tcp)| 1 << 5 | u32::from(!tcp) << 4 | u32::from(!right) << 29);
+        ip | transport
     }
 
     fn complete_receive(&self, status: u32, len: u16) {

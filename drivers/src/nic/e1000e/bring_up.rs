@@ -158,7 +158,7 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
     /// in MSI-X mode would be an interrupt each.
     fn configure_receive(&self) {
         self.write(RFCTL, RFCTL_EXSTEN | RFCTL_ACK_DIS);
-        self.write(RXCSUM, 0);
+        self.write(RXCSUM, RXCSUM_IPOFLD | RXCSUM_TUOFLD);
         self.write(RDBAL, self.receiver.base() as u32);
         self.write(RDBAH, (self.receiver.base() >> 32) as u32);
         self.write(RDLEN, RING_BYTES);
