@@ -17,8 +17,8 @@ use kernel::memory;
 use kernel::packet::Batch;
 use kernel::pages::ShardId;
 use kernel::switch::{
-    BadName, BridgeName, JoinError, MAX_WAIT, PartialChecksums, Port, PortConfig, PortId, Ports,
-    QueueLimits, Switches,
+    BadName, BridgeName, JoinError, MAX_WAIT, Port, PortConfig, PortId, Ports, QueueLimits,
+    Switches,
 };
 use xen::event::EventPort;
 use xen::{Hypervisor, Instant};
@@ -214,7 +214,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             uplink: true,
             mtu: MTU,
             tags: UPLINK_TAGS,
-            segmentation: PartialChecksums::NONE,
+            segmentation: nic.segmentation(),
             queue: UPLINK_QUEUE,
         };
         let port = self.switches.join(bridge, config)?;

@@ -115,6 +115,7 @@ fn write_nic(f: &mut fmt::Formatter<'_>, nic: &Statistics) -> fmt::Result {
         ("malformed", nic.receive_malformed),
         ("no buffer", nic.receive_no_buffer),
         ("checksums made", nic.sent_checksums),
+        ("segmented", nic.sent_to_be_cut),
         ("refused", nic.send_refused),
         ("aborted", nic.send_aborted),
         ("stalls", nic.stalls),

@@ -8,6 +8,7 @@ mod dma;
 mod headers;
 mod interrupts;
 mod receive;
+mod segments;
 mod send;
 
 use std::cell::{Cell, RefCell};

@@ -12,7 +12,7 @@ use core::fmt;
 
 use kernel::Pools;
 use kernel::packet::{Batch, MacAddress};
-use kernel::switch::Port;
+use kernel::switch::{PartialChecksums, Port};
 use xen::Instant;
 
 pub use buffers::{BufferProvider, PoolBuffers, Window};
@@ -64,6 +64,10 @@ pub trait Nic: Port {
 
     /// The device's own address; all zeros before it first ran.
     fn mac(&self) -> MacAddress;
+
+    /// Over which version of IP the device cuts TCP segments
+    /// ([`PortConfig::segmentation`](kernel::switch::PortConfig::segmentation)).
+    fn segmentation(&self) -> PartialChecksums;
 
     /// The link, as last seen.
     fn link(&self) -> Link;
@@ -173,6 +177,8 @@ pub struct Statistics {
     pub sent_bytes: u64,
     /// Those of them whose checksum the device made.
     pub sent_checksums: u64,
+    /// Those of these that the device cut into segments.
+    pub sent_to_be_cut: u64,
     /// Packets refused: of a wrong length, out of the device's reach, with a checksum
     /// that the device cannot make.
     pub send_refused: u64,

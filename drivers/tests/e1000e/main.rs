@@ -2,6 +2,7 @@
 
 mod checksums;
 mod defects;
+mod segments;
 mod send;
 mod world;
 
@@ -476,6 +477,7 @@ enum Event {
     Offer(u16),
     Lend(u16, usize),
     Partial(usize, u16, usize),
+    Segments(bool, u16, u16, usize),
     Transmit,
     Receive,
     Reap,
@@ -500,6 +502,8 @@ fn event() -> impl Strategy<Value = Event> {
         6 => (0..1600u16).prop_map(Offer),
         6 => (0..1600u16, 0..=PAGES).prop_map(|(len, pages)| Lend(len, pages)),
         6 => (0..8usize, 0..1400u16, 0..=PAGES).prop_map(|(kind, len, pages)| Partial(kind, len, pages)),
+        3 => (any::<bool>(), 2000..60_000u16, 500..1400u16, 1..=PAGES)
+            .prop_map(|(v6, len, mss, pages)| Segments(v6, len, mss, pages)),
         6 => Just(Transmit),
         6 => Just(Receive),
         3 => Just(Reap),
@@ -538,6 +542,13 @@ impl World {
             Event::Partial(kind, len, pages) => {
                 let frame = KINDS[kind].partial(&vec![7; len.into()]);
                 self.offer_if_possible(&cut(&frame, 78, pages), Checksum::Partial);
+            }
+            Event::Segments(v6, len, mss, pages) => {
+                let room = self.room_to_lend() > pages && self.pools.idle() > 0;
+                if room && self.free().0 > 0 && self.queue.len() < 500 {
+                    let pages = pages.max(usize::from(len).div_ceil(4000));
+                    segments::Whole::over(v6, len.into()).offer(self, mss, pages);
+                }
             }
             Event::Transmit => _ = self.transmit(),
             Event::Receive => drop(self.receive()),

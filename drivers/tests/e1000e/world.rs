@@ -189,6 +189,11 @@ impl<B: BufferProvider> World<B> {
     /// that a guest lends, mapped for the device.
     pub fn offer_pieces(&mut self, pieces: &[&[u8]], checksum: Checksum) {
         let packet = self.packet(pieces, checksum);
+        self.offer_packet(packet);
+    }
+
+    /// Queues a packet, mapped for the device.
+    pub fn offer_packet(&mut self, packet: Box<Packet>) {
         assert!(self.pools.map(&packet), "room to map");
         self.pools.run_maps(&self.xen);
         self.queue.push(packet, self.now).unwrap();

@@ -12,7 +12,7 @@ use xen::LocalRegion;
 use crate::memory::{Buffer, Buffers};
 use crate::pages::{Hold, ShardId};
 
-pub use gso::{Gso, GsoError, Segments};
+pub use gso::{Gso, GsoError, Prototype, Segments};
 pub use headers::{
     Addresses, ETHERNET_HEADER, Ethernet, HeaderError, Ip, Protocol, Transport, VLAN_TAG, Version,
 };

@@ -17,6 +17,7 @@
 //! neither gives memory back while the device could still reach it.
 
 mod bring_up;
+mod offload;
 mod receive;
 mod regs;
 mod transmit;
@@ -50,8 +51,8 @@ const SLOTS: usize = 256;
 const RETRY: Duration = Duration::from_secs(10);
 /// How often a running device is looked at.
 const SURVEY: Duration = Duration::from_secs(1);
-/// How long a packet may be in the ring: several times what a full one takes at
-/// 10 Mbit/s.
+/// How long a packet may be in the ring: longer than a full one takes at 10 Mbit/s, even
+/// where each descriptor tells of as much as it can.
 const STALL: Duration = Duration::from_secs(2);
 /// How long the device has a packet at most. One that is not sent is noticed by the
 /// survey after [`STALL`], and is back when the reset is done, or when the reset
@@ -417,6 +418,10 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> Nic for E1000e<R, C, B> {
 
     fn mac(&self) -> MacAddress {
         self.mac
+    }
+
+    fn segmentation(&self) -> PartialChecksums {
+        PartialChecksums::ALL
     }
 
     fn link(&self) -> Link {
