@@ -26,7 +26,7 @@ use xen::{Hypervisor, Instant};
 use crate::log_budget::LogBudget;
 use crate::netback::data::{AttachError, Vif, VifCounters, Violation, is_short, patience};
 use crate::netback::{Carrier, ConnectRequest, Progress, Urgency, VifConfig, VifHost, VifId};
-use crate::nic::{Cause, Link, Nic, Status};
+use crate::nic::{self, Cause, Link, Nic, Status};
 use slow_path::{Notices, SlowPath};
 
 /// Bytes of heap that have to be there for another vif. It and a bridge of its own take
@@ -212,7 +212,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             address: None,
             addresses: UPLINK_ADDRESSES,
             uplink: true,
-            mtu: MTU,
+            mtu: nic::MTU,
             tags: UPLINK_TAGS,
             segmentation: nic.segmentation(),
             queue: UPLINK_QUEUE,

@@ -11,15 +11,18 @@ mod ring;
 use core::fmt;
 
 use kernel::Pools;
-use kernel::packet::{Batch, MacAddress};
+use kernel::packet::{Batch, ETHERNET_HEADER, MacAddress, VLAN_TAG};
 use kernel::switch::{PartialChecksums, Port};
 use xen::Instant;
 
 pub use buffers::{BufferProvider, PoolBuffers, Window};
 
-/// The longest frame that a NIC sends and receives, without its checksum: an Ethernet's with
-/// one VLAN tag.
-pub const LONGEST: u16 = 1518;
+/// The largest IP packet that a NIC sends and receives: of a jumbo frame.
+pub const MTU: u16 = 9000;
+
+/// The longest frame that a NIC sends and receives, without its checksum: that with one VLAN
+/// tag.
+pub const LONGEST: u16 = MTU + ETHERNET_HEADER as u16 + VLAN_TAG as u16;
 
 /// A driver. Sending is [`Port::transmit`]; it takes packets all of which the device
 /// can read ([`Pools::dma_regions`]) and whose checksum is made or can be made by it,
@@ -166,10 +169,10 @@ pub struct Statistics {
     pub receive_bad_checksums: u64,
     /// Received frames that the device marked as broken.
     pub receive_errors: u64,
-    /// Descriptors that claim what cannot be: a frame too long, too short, or in
-    /// pieces.
+    /// Frames that cannot be, by their descriptors: too long, too short, or in pieces that
+    /// do not make one.
     pub receive_malformed: u64,
-    /// Received packets dropped for want of a buffer or a packet.
+    /// Received frames dropped for want of a buffer or a packet.
     pub receive_no_buffer: u64,
     /// Packets sent.
     pub sent: u64,

@@ -12,7 +12,7 @@ use kernel::packet::{Batch, Checksum, Fragment, Linear, Packet};
 use kernel::pages::choice::Mode;
 use kernel::pages::{Claim, ShardId};
 use kernel::switch::{MAX_WAIT, Port, PortQueue, QueueLimits, Traffic};
-use kernel::{HEADROOM, Limits, Pools};
+use kernel::{Limits, Pools};
 use xen::fake::{FakeXen, Grant, Guest};
 use xen::grant::GrantRef;
 use xen::{DomainId, Hypervisor, Instant, PAGE_SIZE};
@@ -164,8 +164,10 @@ impl<B: BufferProvider> World<B> {
             let mut batch = Batch::new();
             let more = self.nic.receive(&mut batch, &mut self.pools);
             while let Some(packet) = batch.pop_front() {
-                assert_eq!(packet.linear.as_ref().unwrap().offset, HEADROOM);
-                let bytes = packet.headers(&self.pools.buffers).to_vec();
+                let buffers = &self.pools.buffers;
+                let rest = packet.fragments.iter().map(|fragment| fragment.bytes(buffers));
+                let bytes = std::iter::once(packet.headers(buffers)).chain(rest);
+                let bytes = bytes.flatten().copied().collect();
                 frames.push((bytes, packet.meta.checksum));
                 self.pools.give(packet);
             }

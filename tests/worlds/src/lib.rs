@@ -18,6 +18,7 @@ pub mod frames;
 mod front;
 pub mod scenarios;
 pub mod small;
+pub mod streams;
 pub mod trials;
 mod uplink;
 mod wire;

@@ -52,7 +52,7 @@ fn provoke(world: &mut World, reason: DropReason) {
             world.settle();
             send(world, OUTSIDE, 1000);
         }
-        DropReason::TooLong => send(world, OUTSIDE, 2000),
+        DropReason::TooLong => send(world, OUTSIDE, 9015),
         DropReason::QueueFull => {
             let to = silent(world, &[]);
             (0..600).for_each(|_| send(world, to, 100));

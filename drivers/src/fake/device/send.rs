@@ -11,7 +11,7 @@ const EOP: u64 = 1 << 24;
 const DEXT: u64 = 1 << 29;
 const TSE: u64 = 1 << 26;
 const TXSM: u8 = 1 << 1;
-const LONGEST: usize = 1518;
+const LONGEST: usize = 9018;
 const PSP: u32 = 1 << 3;
 
 /// What the transmitter has beside its registers.

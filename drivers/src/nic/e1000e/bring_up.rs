@@ -119,7 +119,7 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
         }
         // 4.6.5: the receiver comes on once its ring is ready, its tail after it.
         let accept = RCTL_UPE | RCTL_MPE | RCTL_BAM | RCTL_DPF;
-        self.write(RCTL, RCTL_EN | accept | RCTL_SECRC);
+        self.write(RCTL, RCTL_EN | RCTL_LPE | accept | RCTL_SECRC);
         self.write(RDT, self.receiver.tail());
         self.change(
             TCTL,

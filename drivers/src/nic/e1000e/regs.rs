@@ -77,6 +77,7 @@ pub(super) const RCTL: u32 = 0x0100;
 pub(super) const RCTL_EN: u32 = 1 << 1;
 pub(super) const RCTL_UPE: u32 = 1 << 3;
 pub(super) const RCTL_MPE: u32 = 1 << 4;
+pub(super) const RCTL_LPE: u32 = 1 << 5;
 pub(super) const RCTL_BAM: u32 = 1 << 15;
 pub(super) const RCTL_DPF: u32 = 1 << 22;
 pub(super) const RCTL_SECRC: u32 = 1 << 26;

@@ -3,8 +3,10 @@
 mod bulk;
 mod checksums;
 mod hung;
+mod jumbo;
 mod liar;
 mod link;
+mod segments;
 
 use std::time::Duration;
 
