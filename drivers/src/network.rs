@@ -14,7 +14,7 @@ use core::time::Duration;
 use kernel::Pools;
 use kernel::defect::{self, Defect};
 use kernel::memory;
-use kernel::packet::Batch;
+use kernel::packet::{Batch, aggregate};
 use kernel::pages::ShardId;
 use kernel::switch::{
     BadName, BridgeName, JoinError, MAX_WAIT, Port, PortConfig, PortId, Ports, QueueLimits,
@@ -113,6 +113,8 @@ struct Uplink<N> {
     /// Whether the device interrupted, or must be polled.
     ready: bool,
     status: Status,
+    /// How many packets from the wire went on as a part of another.
+    joined: u64,
     notices: Notices,
     log: LogBudget,
 }
@@ -227,6 +229,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             carrier: false,
             ready: true,
             status: Status::Changing,
+            joined: 0,
             notices: Notices::default(),
             log: LogBudget::default(),
         });
@@ -236,6 +239,11 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
     /// The NIC.
     pub fn nic(&self) -> Option<&N> {
         self.endpoints.uplink.as_ref().map(|uplink| &uplink.nic)
+    }
+
+    /// How many packets from the wire went on as a part of another.
+    pub fn joined(&self) -> u64 {
+        self.endpoints.uplink.as_ref().map_or(0, |uplink| uplink.joined)
     }
 
     /// How the NIC is.
@@ -432,6 +440,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             uplink.nic.reap(&mut self.pools);
         }
         uplink.ready = more;
+        uplink.joined += aggregate(&mut self.batch, &mut self.pools) as u64;
         let port = uplink.port;
         self.switches.wake(port);
         self.switches.forward(port, &mut self.batch, &mut self.pools, now);

@@ -56,6 +56,7 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
         if let Some(nic) = network.nic() {
             write!(f, "NIC: link {}, ", nic.link())?;
             write_nic(f, &nic.statistics())?;
+            writeln!(f, "uplink: {} packets joined to others", network.joined())?;
         }
         if let Some(neighbour) = network.neighbour() {
             writeln!(f, "uplink: connected to {neighbour}")?;

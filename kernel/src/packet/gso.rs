@@ -9,18 +9,18 @@ use super::checksum;
 use super::headers::{HeaderError, Protocol, Transport, Version};
 
 /// Where an IPv4 header has its length, its identification and its checksum.
-const V4_LENGTH: usize = 2;
-const V4_IDENTIFICATION: usize = 4;
-const V4_CHECKSUM: usize = 10;
+pub(super) const V4_LENGTH: usize = 2;
+pub(super) const V4_IDENTIFICATION: usize = 4;
+pub(super) const V4_CHECKSUM: usize = 10;
 /// Where an IPv6 header has the length of what follows its own 40 bytes.
-const V6_LENGTH: usize = 4;
-const V6_HEADER: usize = 40;
+pub(super) const V6_LENGTH: usize = 4;
+pub(super) const V6_HEADER: usize = 40;
 /// Where a TCP header has its sequence number and its flags.
-const SEQUENCE: usize = 4;
-const FLAGS: usize = 13;
+pub(super) const SEQUENCE: usize = 4;
+pub(super) const FLAGS: usize = 13;
 /// Flags that only the last segment has, and one that only the first has (RFC 3168,
 /// section 6.1.2).
-const FIN_PSH: u8 = 1 << 0 | 1 << 3;
+pub(super) const FIN_PSH: u8 = 1 << 0 | 1 << 3;
 const CWR: u8 = 1 << 7;
 /// Flags of packets that are no part of a stream of data.
 const SYN_RST_URG: u8 = 1 << 1 | 1 << 2 | 1 << 5;
@@ -226,11 +226,11 @@ impl Segments {
     }
 }
 
-fn be16(bytes: &[u8], at: usize) -> u16 {
+pub(super) fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-fn put16(bytes: &mut [u8], at: usize, value: u16) {
+pub(super) fn put16(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 

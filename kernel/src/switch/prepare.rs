@@ -104,7 +104,7 @@ impl Terms {
             || ip().is_some_and(|version| self.partial.over(version));
         let device = !matches!(self.holding, Holding::Granted(_));
         if device && packet.meta.gso.is_some() {
-            return (!owns_headers(packet, buffers)).then_some(Change::Headers);
+            return (!packet.owns_headers(buffers)).then_some(Change::Headers);
         }
         let right = taken && (!device || seed_checksum(packet, buffers));
         (!right).then_some(Change::Checksum)
@@ -382,12 +382,6 @@ fn finish_checksum(packet: &mut Packet, buffers: &mut Buffers) -> Option<Result<
     cell.get_mut(field..field + 2)?.copy_from_slice(&checksum);
     packet.meta.checksum = Checksum::Validated;
     Some(Ok(()))
-}
-
-/// Whether nobody else looks at a packet's headers.
-fn owns_headers(packet: &mut Packet, buffers: &mut Buffers) -> bool {
-    let linear = packet.linear.as_mut();
-    linear.is_some_and(|linear| buffers.bytes_mut(&mut linear.buffer).is_some())
 }
 
 /// Sees that a device can make a packet's checksum: that it can be told where, and that

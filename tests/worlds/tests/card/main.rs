@@ -1,5 +1,6 @@
 //! Guests, the switch, and the NIC driver of the image on its device.
 
+mod aggregation;
 mod bulk;
 mod checksums;
 mod hung;
