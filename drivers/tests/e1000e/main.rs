@@ -237,6 +237,42 @@ fn sent_packets_interrupt_only_where_some_are_under_way() {
     world.finish();
 }
 
+/// EITR, in 256 ns: by what passes, told only where it changes.
+#[test]
+fn interrupts_come_as_often_as_suits_the_load() {
+    const EITR: u32 = 0xe8;
+    let mut world = World::running();
+    world.watchdog();
+    let prompt = world.device.get(EITR);
+    let pass = |world: &mut World, packets, len| {
+        let accesses = world.device.accesses.get();
+        for _ in 0..30 {
+            (0..packets).for_each(|number| assert!(world.device.arrive(&frame(number, len))));
+            world.receive();
+            world.pass(Duration::from_micros(1000));
+            world.watchdog();
+        }
+        // Beside one for each time frames are received (RDT).
+        let received = if packets == 0 { 0 } else { 30 };
+        (world.device.get(EITR), world.device.accesses.get() - accesses - received)
+    };
+    let (bulk, writes) = pass(&mut world, 60, 1514);
+    assert_eq!(writes, 1);
+    let (steady, writes) = pass(&mut world, 40, 100);
+    assert_eq!(writes, 1);
+    assert_eq!(pass(&mut world, 40, 100), (steady, 0));
+    assert_eq!(pass(&mut world, 2, 100), (prompt, 1));
+    assert_eq!(pass(&mut world, 0, 0), (prompt, 0));
+    assert_eq!(pass(&mut world, 60, 1514), (bulk, 1));
+    assert!(prompt < steady && steady < bulk);
+    // A reset device begins anew.
+    world.device.lose_mastering();
+    world.pass(Duration::from_secs(2));
+    world.settle();
+    assert_eq!(world.device.get(EITR), prompt);
+    world.finish();
+}
+
 #[test]
 fn interrupts_that_do_not_come_make_it_polled() {
     let mut world = World::new();

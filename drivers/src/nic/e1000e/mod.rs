@@ -17,6 +17,7 @@
 //! neither gives memory back while the device could still reach it.
 
 mod bring_up;
+mod moderation;
 mod offload;
 mod receive;
 mod regs;
@@ -32,6 +33,7 @@ use kernel::switch::{Holding, PartialChecksums, Port, PortQueue, Traffic};
 use log::Level;
 use xen::Instant;
 
+use self::moderation::Moderation;
 use self::receive::Receiver;
 use self::regs::*;
 use self::transmit::Transmitter;
@@ -128,6 +130,7 @@ pub struct E1000e<R, C, B: BufferProvider> {
     state: State,
     stopping: bool,
     interrupts: Interrupts,
+    moderation: Moderation,
     /// Causes of the queues that may interrupt.
     armed: u32,
     mac: MacAddress,
@@ -159,6 +162,7 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
             state: State::Stopped,
             stopping: false,
             interrupts: Interrupts::Missing,
+            moderation: Moderation::new(&Statistics::default(), Instant(0)),
             armed: 0,
             mac: MacAddress::new([0; 6]),
             link: Link::Down,
@@ -178,6 +182,15 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
 
     fn change(&self, register: u32, clear: u32, set: u32) {
         self.write(register, self.read(register) & !clear | set);
+    }
+
+    /// Has the queues interrupt as often as suits what passes.
+    fn moderate(&mut self, now: Instant) {
+        if self.interrupts == Interrupts::Working
+            && let Some(pace) = self.moderation.look(&self.statistics, now)
+        {
+            self.write(EITR[0], pace.interval());
+        }
     }
 
     /// Looks whether a running device still runs.
@@ -329,7 +342,10 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> Nic for E1000e<R, C, B> {
             State::Stopped => {}
             State::Quiescing(since) => self.quiesce(since, now),
             State::Resetting(since) => self.finish_reset(since, pools, now),
-            State::Running => self.look(pools, now),
+            State::Running => {
+                self.moderate(now);
+                self.look(pools, now);
+            }
             State::Abandoning(since, fault) => self.give_up(since, fault, pools, now),
             State::Failed(since, _) if now.since(since) >= RETRY => self.begin_reset(now),
             State::Failed(..) => {}
