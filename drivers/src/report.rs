@@ -55,8 +55,7 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
         }
         if let Some(nic) = network.nic() {
             write!(f, "NIC: link {}, ", nic.link())?;
-            write_nic(f, &nic.statistics())?;
-            writeln!(f, "uplink: {} packets joined to others", network.joined())?;
+            write_nic(f, &nic.statistics(), network.joined())?;
         }
         if let Some(neighbour) = network.neighbour() {
             writeln!(f, "uplink: connected to {neighbour}")?;
@@ -106,12 +105,13 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
     }
 }
 
-fn write_nic(f: &mut fmt::Formatter<'_>, nic: &Statistics) -> fmt::Result {
+fn write_nic(f: &mut fmt::Formatter<'_>, nic: &Statistics, joined: u64) -> fmt::Result {
     write!(f, "received {} packets", nic.received)?;
     write!(f, " {} bytes, sent {} packets {} bytes", nic.received_bytes, nic.sent, nic.sent_bytes)?;
     let rare = [
         ("checksums verified", nic.received_checksums),
         ("wrong checksums", nic.receive_bad_checksums),
+        ("joined", joined),
         ("receive errors", nic.receive_errors),
         ("malformed", nic.receive_malformed),
         ("no buffer", nic.receive_no_buffer),
