@@ -14,11 +14,11 @@ use core::time::Duration;
 use kernel::Pools;
 use kernel::defect::{self, Defect};
 use kernel::memory;
-use kernel::packet::Batch;
+use kernel::packet::{Batch, aggregate};
 use kernel::pages::ShardId;
 use kernel::switch::{
-    BadName, BridgeName, JoinError, MAX_WAIT, PartialChecksums, Port, PortConfig, PortId, Ports,
-    QueueLimits, Switches,
+    BadName, BridgeName, JoinError, MAX_WAIT, Port, PortConfig, PortId, Ports, QueueLimits,
+    Switches,
 };
 use xen::event::EventPort;
 use xen::{Hypervisor, Instant};
@@ -30,7 +30,7 @@ use crate::netback::data::{
 use crate::netback::{
     Carrier, ConnectRequest, Options, Progress, Urgency, VifConfig, VifHost, VifId,
 };
-use crate::nic::{Cause, Link, Nic, Status};
+use crate::nic::{self, Cause, Link, Nic, Status};
 use slow_path::{Notices, SlowPath};
 
 /// Bytes of heap that have to be there for another vif. It and a bridge of its own take
@@ -124,6 +124,8 @@ struct Uplink<N> {
     /// Whether the device interrupted, or must be polled.
     ready: bool,
     status: Status,
+    /// How many packets from the wire went on as a part of another.
+    joined: u64,
     notices: Notices,
     log: LogBudget,
 }
@@ -224,10 +226,10 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             address: None,
             addresses: UPLINK_ADDRESSES,
             uplink: true,
-            mtu: MTU,
+            mtu: nic::MTU,
             tags: UPLINK_TAGS,
-            segmentation: PartialChecksums::NONE,
             vlans: None,
+            segmentation: nic.segmentation(),
             queue: UPLINK_QUEUE,
         };
         let port = self.switches.join(bridge, config)?;
@@ -240,6 +242,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             carrier: false,
             ready: true,
             status: Status::Changing,
+            joined: 0,
             notices: Notices::default(),
             log: LogBudget::default(),
         });
@@ -249,6 +252,11 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
     /// The NIC.
     pub fn nic(&self) -> Option<&N> {
         self.endpoints.uplink.as_ref().map(|uplink| &uplink.nic)
+    }
+
+    /// How many packets from the wire went on as a part of another.
+    pub fn joined(&self) -> u64 {
+        self.endpoints.uplink.as_ref().map_or(0, |uplink| uplink.joined)
     }
 
     /// How the NIC is.
@@ -483,6 +491,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             uplink.nic.reap(&mut self.pools);
         }
         uplink.ready = more;
+        uplink.joined += aggregate(&mut self.batch, &mut self.pools) as u64;
         let port = uplink.port;
         self.switches.wake(port);
         self.switches.forward(port, &mut self.batch, &mut self.pools, now);

@@ -59,7 +59,7 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
         }
         if let Some(nic) = network.nic() {
             write!(f, "NIC: link {}, ", nic.link())?;
-            write_nic(f, &nic.statistics())?;
+            write_nic(f, &nic.statistics(), network.joined())?;
         }
         if let Some(neighbour) = network.neighbour() {
             writeln!(f, "uplink: connected to {neighbour}")?;
@@ -122,14 +122,18 @@ fn write_queues(
     Ok(())
 }
 
-fn write_nic(f: &mut fmt::Formatter<'_>, nic: &Statistics) -> fmt::Result {
+fn write_nic(f: &mut fmt::Formatter<'_>, nic: &Statistics, joined: u64) -> fmt::Result {
     write!(f, "received {} packets", nic.received)?;
     write!(f, " {} bytes, sent {} packets {} bytes", nic.received_bytes, nic.sent, nic.sent_bytes)?;
     let rare = [
+        ("checksums verified", nic.received_checksums),
+        ("wrong checksums", nic.receive_bad_checksums),
+        ("joined", joined),
         ("receive errors", nic.receive_errors),
         ("malformed", nic.receive_malformed),
         ("no buffer", nic.receive_no_buffer),
         ("checksums made", nic.sent_checksums),
+        ("segmented", nic.sent_to_be_cut),
         ("refused", nic.send_refused),
         ("aborted", nic.send_aborted),
         ("stalls", nic.stalls),

@@ -5,8 +5,10 @@
 //! there.
 
 mod dma;
+mod headers;
 mod interrupts;
 mod receive;
+mod segments;
 mod send;
 
 use std::cell::{Cell, RefCell};
@@ -52,6 +54,7 @@ const TDLEN: u32 = 0x3808;
 const TDH: u32 = 0x3810;
 const TDT: u32 = 0x3818;
 const TXDCTL: u32 = 0x3828;
+const RXCSUM: u32 = 0x5000;
 const RFCTL: u32 = 0x5008;
 const RAL: u32 = 0x5400;
 const RAH: u32 = 0x5404;

@@ -3,11 +3,11 @@
 
 use alloc::boxed::Box;
 
+use kernel::Pools;
 use kernel::memory::{Buffer, Size};
-use kernel::packet::{Linear, Packet};
-use kernel::{HEADROOM, Pools};
+use kernel::packet::{Fragment, Linear, Packet};
 
-/// Where a device may write one frame.
+/// Where a device may write a frame, or a piece of one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Window {
     /// The address the device uses.
@@ -30,11 +30,22 @@ pub trait BufferProvider {
     /// back already.
     fn packet(&mut self, buffer: Self::Buffer, len: u16, pools: &mut Pools) -> Option<Box<Packet>>;
 
+    /// Adds the first `len` bytes of a buffer's window to a packet. `None` when that has no
+    /// room; both are then back already.
+    fn append(
+        &mut self,
+        packet: Box<Packet>,
+        buffer: Self::Buffer,
+        len: u16,
+        pools: &mut Pools,
+    ) -> Option<Box<Packet>>;
+
     /// Takes an unused buffer back.
     fn give(&mut self, buffer: Self::Buffer, pools: &mut Pools);
 }
 
-/// Large buffers of the domain's own, with headroom before the frame.
+/// Large buffers of the domain's own. A device writes to all of one, so that there is no
+/// headroom before the frame.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct PoolBuffers;
 
@@ -43,8 +54,7 @@ impl BufferProvider for PoolBuffers {
 
     fn provide(&mut self, pools: &mut Pools) -> Option<(Buffer, Window)> {
         let buffer = pools.buffers.take(Size::Large)?;
-        let start = usize::from(HEADROOM);
-        match pools.buffers.region(&buffer, start..Size::Large.bytes()) {
+        match pools.buffers.region(&buffer, 0..Size::Large.bytes()) {
             Some(region) => {
                 let window = Window { address: region.dma_address(), len: region.len() };
                 Some((buffer, window))
@@ -61,8 +71,25 @@ impl BufferProvider for PoolBuffers {
             pools.buffers.give(buffer);
             return None;
         };
-        packet.linear = Some(Linear { buffer, offset: HEADROOM, len });
+        packet.linear = Some(Linear { buffer, offset: 0, len });
         Some(packet)
+    }
+
+    fn append(
+        &mut self,
+        mut packet: Box<Packet>,
+        buffer: Buffer,
+        len: u16,
+        pools: &mut Pools,
+    ) -> Option<Box<Packet>> {
+        match packet.fragments.push(Fragment::own(buffer, 0, len)) {
+            Ok(()) => Some(packet),
+            Err(fragment) => {
+                pools.end(fragment);
+                pools.give(packet);
+                None
+            }
+        }
     }
 
     fn give(&mut self, buffer: Buffer, pools: &mut Pools) {

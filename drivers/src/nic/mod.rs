@@ -11,15 +11,18 @@ mod ring;
 use core::fmt;
 
 use kernel::Pools;
-use kernel::packet::{Batch, MacAddress};
-use kernel::switch::Port;
+use kernel::packet::{Batch, ETHERNET_HEADER, MacAddress, VLAN_TAG};
+use kernel::switch::{PartialChecksums, Port};
 use xen::Instant;
 
 pub use buffers::{BufferProvider, PoolBuffers, Window};
 
-/// The longest frame that a NIC sends and receives, without its checksum: an Ethernet's with
-/// one VLAN tag.
-pub const LONGEST: u16 = 1518;
+/// The largest IP packet that a NIC sends and receives: of a jumbo frame.
+pub const MTU: u16 = 9000;
+
+/// The longest frame that a NIC sends and receives, without its checksum: that with one VLAN
+/// tag.
+pub const LONGEST: u16 = MTU + ETHERNET_HEADER as u16 + VLAN_TAG as u16;
 
 /// A driver. Sending is [`Port::transmit`]; it takes packets all of which the device
 /// can read ([`Pools::dma_regions`]) and whose checksum is made or can be made by it,
@@ -64,6 +67,10 @@ pub trait Nic: Port {
 
     /// The device's own address; all zeros before it first ran.
     fn mac(&self) -> MacAddress;
+
+    /// Over which version of IP the device cuts TCP segments
+    /// ([`PortConfig::segmentation`](kernel::switch::PortConfig::segmentation)).
+    fn segmentation(&self) -> PartialChecksums;
 
     /// The link, as last seen.
     fn link(&self) -> Link;
@@ -156,12 +163,16 @@ pub struct Statistics {
     pub received: u64,
     /// Bytes in them.
     pub received_bytes: u64,
+    /// Those of them whose TCP or UDP checksum the device found right.
+    pub received_checksums: u64,
+    /// Those of them whose TCP or UDP checksum, or that of whose IP header, is wrong.
+    pub receive_bad_checksums: u64,
     /// Received frames that the device marked as broken.
     pub receive_errors: u64,
-    /// Descriptors that claim what cannot be: a frame too long, too short, or in
-    /// pieces.
+    /// Frames that cannot be, by their descriptors: too long, too short, or in pieces that
+    /// do not make one.
     pub receive_malformed: u64,
-    /// Received packets dropped for want of a buffer or a packet.
+    /// Received frames dropped for want of a buffer or a packet.
     pub receive_no_buffer: u64,
     /// Packets sent.
     pub sent: u64,
@@ -169,6 +180,8 @@ pub struct Statistics {
     pub sent_bytes: u64,
     /// Those of them whose checksum the device made.
     pub sent_checksums: u64,
+    /// Those of these that the device cut into segments.
+    pub sent_to_be_cut: u64,
     /// Packets refused: of a wrong length, out of the device's reach, with a checksum
     /// that the device cannot make.
     pub send_refused: u64,

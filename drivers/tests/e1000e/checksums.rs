@@ -36,7 +36,7 @@ impl Kind {
     }
 
     /// A frame with so many bytes of payload, its checksum right.
-    fn finished(self, payload: &[u8]) -> Vec<u8> {
+    pub fn finished(self, payload: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();
         let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
         macro_rules! rest {
@@ -178,6 +178,76 @@ fn checksums_of_short_frames_are_right() {
             assert_eq!(world.device.wire.take(), [expected.clone(), expected], "{kind:?} {len}");
         }
     }
+    world.finish();
+}
+
+/// A frame that arrives, and what is known of it then.
+fn arrives(world: &mut World, frame: &[u8]) -> Checksum {
+    assert!(world.device.arrive(frame));
+    let received = world.receive_with_checksums();
+    let [(bytes, checksum)] = &received[..] else { panic!("a frame") };
+    assert_eq!(bytes, frame);
+    *checksum
+}
+
+#[test]
+fn received_checksums_are_verified_by_the_device() {
+    let mut world = World::running();
+    let mut bad = 0;
+    for kind in KINDS {
+        for len in [0, 1, 2, 500, 501, 1400] {
+            let frame = kind.finished(&payload(len));
+            // What a short frame is filled up with is no part of it.
+            let padded = [&frame[..], &[7; 20]].concat();
+            for good in [&frame, &padded] {
+                assert_eq!(arrives(&mut world, good), Checksum::Validated, "{kind:?} {len}");
+            }
+            let (start, field) = kind.places();
+            // Of TCP or UDP, in the header or behind it, and of IPv4.
+            let mut places = vec![start, field, frame.len() - 1];
+            places.extend((!kind.v6).then_some(start - 12));
+            for place in places {
+                let mut wrong = frame.clone();
+                wrong[place] ^= 0x40;
+                assert_eq!(arrives(&mut world, &wrong), Checksum::Unknown, "{kind:?} {place}");
+                bad += 1;
+            }
+        }
+    }
+    let statistics = world.nic.statistics();
+    assert_eq!(statistics.receive_bad_checksums, bad);
+    assert_eq!(statistics.received_checksums, 8 * 6 * 2);
+    assert_eq!(statistics.receive_errors, 0, "the frames themselves are good");
+    world.finish();
+}
+
+/// Of what has no such checksum nothing is known.
+#[test]
+fn what_the_device_does_not_look_at_is_not_verified() {
+    let mut world = World::running();
+    for kind in [UDP4, TCP4, tagged(UDP4), tagged(TCP4)] {
+        let frame = kind.finished(&payload(100));
+        let (ip, field) = (kind.places().0 - 20, kind.places().1);
+        let mut fragment = frame.clone();
+        fragment[ip + 6] = 0x20;
+        let mut other = frame.clone();
+        other[ip + 9] = 47;
+        let mut shapes = vec![fragment, other];
+        if !kind.tcp {
+            let mut none = frame.clone();
+            none[field..field + 2].fill(0);
+            shapes.push(none);
+        }
+        for shape in shapes {
+            assert_eq!(arrives(&mut world, &shape), Checksum::Unknown, "{kind:?}");
+        }
+    }
+    // Said of checksums that do not count (IXSM).
+    world.device.lie(0b11 | 1 << 5 | 1 << 2, 60);
+    let received = world.receive_with_checksums();
+    assert!(matches!(received[..], [(_, Checksum::Unknown)]));
+    let statistics = world.nic.statistics();
+    assert_eq!((statistics.received_checksums, statistics.receive_bad_checksums), (0, 0));
     world.finish();
 }
 

@@ -12,7 +12,7 @@ use kernel::packet::{Batch, Checksum, Fragment, Linear, Packet};
 use kernel::pages::choice::Mode;
 use kernel::pages::{Claim, ShardId};
 use kernel::switch::{MAX_WAIT, Port, PortQueue, QueueLimits, Traffic};
-use kernel::{HEADROOM, Limits, Pools};
+use kernel::{Limits, Pools};
 use xen::fake::{FakeXen, Grant, Guest};
 use xen::grant::GrantRef;
 use xen::{DomainId, Hypervisor, Instant, PAGE_SIZE};
@@ -154,13 +154,21 @@ impl<B: BufferProvider> World<B> {
 
     /// Receives all there is and returns the frames.
     pub fn receive(&mut self) -> Vec<Vec<u8>> {
+        self.receive_with_checksums().into_iter().map(|(frame, _)| frame).collect()
+    }
+
+    /// The same, each with what is known of its checksum.
+    pub fn receive_with_checksums(&mut self) -> Vec<(Vec<u8>, Checksum)> {
         let mut frames = Vec::new();
         loop {
             let mut batch = Batch::new();
             let more = self.nic.receive(&mut batch, &mut self.pools);
             while let Some(packet) = batch.pop_front() {
-                assert_eq!(packet.linear.as_ref().unwrap().offset, HEADROOM);
-                frames.push(packet.headers(&self.pools.buffers).to_vec());
+                let buffers = &self.pools.buffers;
+                let rest = packet.fragments.iter().map(|fragment| fragment.bytes(buffers));
+                let bytes = std::iter::once(packet.headers(buffers)).chain(rest);
+                let bytes = bytes.flatten().copied().collect();
+                frames.push((bytes, packet.meta.checksum));
                 self.pools.give(packet);
             }
             if !more {
@@ -183,6 +191,11 @@ impl<B: BufferProvider> World<B> {
     /// that a guest lends, mapped for the device.
     pub fn offer_pieces(&mut self, pieces: &[&[u8]], checksum: Checksum) {
         let packet = self.packet(pieces, checksum);
+        self.offer_packet(packet);
+    }
+
+    /// Queues a packet, mapped for the device.
+    pub fn offer_packet(&mut self, packet: Box<Packet>) {
         assert!(self.pools.map(&packet), "room to map");
         self.pools.run_maps(&self.xen);
         self.queue.push(packet, self.now).unwrap();

@@ -3,24 +3,24 @@
 //! A guest may hand over a TCP segment of up to 64 KiB and say how long those on the
 //! wire are to be. It goes on like that to whoever can do the segmentation by itself;
 //! for all others it is done here, each segment with headers of its own and its part of
-//! the same payload.
+//! the same payload. A device gets a prototype of all segments' headers to do it with.
 
 use super::checksum;
 use super::headers::{HeaderError, Protocol, Transport, Version};
 
 /// Where an IPv4 header has its length, its identification and its checksum.
-const V4_LENGTH: usize = 2;
-const V4_IDENTIFICATION: usize = 4;
-const V4_CHECKSUM: usize = 10;
+pub(super) const V4_LENGTH: usize = 2;
+pub(super) const V4_IDENTIFICATION: usize = 4;
+pub(super) const V4_CHECKSUM: usize = 10;
 /// Where an IPv6 header has the length of what follows its own 40 bytes.
-const V6_LENGTH: usize = 4;
-const V6_HEADER: usize = 40;
+pub(super) const V6_LENGTH: usize = 4;
+pub(super) const V6_HEADER: usize = 40;
 /// Where a TCP header has its sequence number and its flags.
-const SEQUENCE: usize = 4;
-const FLAGS: usize = 13;
+pub(super) const SEQUENCE: usize = 4;
+pub(super) const FLAGS: usize = 13;
 /// Flags that only the last segment has, and one that only the first has (RFC 3168,
 /// section 6.1.2).
-const FIN_PSH: u8 = 1 << 0 | 1 << 3;
+pub(super) const FIN_PSH: u8 = 1 << 0 | 1 << 3;
 const CWR: u8 = 1 << 7;
 /// Flags of packets that are no part of a stream of data.
 const SYN_RST_URG: u8 = 1 << 1 | 1 << 2 | 1 << 5;
@@ -34,6 +34,9 @@ pub struct Gso {
     pub mss: u16,
     /// How long its headers are, all of which lie in our memory.
     pub headers: u16,
+    /// Whether the first of its segments, and no other, is to say that the sender's
+    /// congestion window was reduced (RFC 3168, section 6.1.2).
+    pub reduced: bool,
 }
 
 /// Why a packet cannot be cut as it is to be.
@@ -59,6 +62,9 @@ impl Gso {
     /// The most segments: those of the longest packet at IPv4's default segment size
     /// (RFC 9293, section 3.7.1), 536 bytes.
     pub const MAX_SEGMENTS: usize = 128;
+    /// The longest headers that a device makes others of: an 82574's memory for them (its
+    /// datasheet, section 7.3.6.2).
+    pub const MAX_DEVICE_HEADERS: u16 = 240;
 
     /// Looks whether a frame of `len` bytes that begins with `headers` can be cut into
     /// segments of `mss` bytes. `None` where one segment holds all of it.
@@ -84,13 +90,20 @@ impl Gso {
         if headers[transport.range.start + FLAGS] & SYN_RST_URG != 0 {
             return Err(GsoError::Flags);
         }
+        let reduced = headers[transport.range.start + FLAGS] & CWR != 0;
         let headers = transport.range.start + transport.header_len;
         let payload = len - headers;
         if mss < Self::MIN_MSS || payload.div_ceil(usize::from(mss)) > Self::MAX_SEGMENTS {
             return Err(GsoError::Mss);
         }
         let cut = payload > usize::from(mss);
-        Ok(cut.then_some(Self { version, mss, headers: headers as u16 }))
+        Ok(cut.then_some(Self { version, mss, headers: headers as u16, reduced }))
+    }
+
+    /// Whether a device can cut it: one that gives all segments the flags of the packet,
+    /// but for those of the last.
+    pub const fn suits_a_device(&self) -> bool {
+        self.headers <= Self::MAX_DEVICE_HEADERS && !self.reduced
     }
 
     /// The same of a packet whose headers are so long now.
@@ -102,6 +115,21 @@ impl Gso {
     pub fn longest(&self) -> usize {
         usize::from(self.headers) + usize::from(self.mss)
     }
+}
+
+/// Where a device finds what it changes in the prototype of all segments' headers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Prototype {
+    /// Where the IP header begins.
+    pub ip: u8,
+    /// Where the TCP header begins: the end of IPv4's.
+    pub tcp: u8,
+    /// Where the TCP checksum is.
+    pub checksum: u8,
+    /// Where the IPv4 checksum is; `None` over IPv6.
+    pub ip_checksum: Option<u8>,
+    /// How much payload there is in all.
+    pub payload: u32,
 }
 
 /// The segments of one packet.
@@ -137,6 +165,34 @@ impl Segments {
         let (headers, mss) = (usize::from(self.gso.headers), usize::from(self.gso.mss));
         let start = headers + number * mss;
         start.min(self.len)..(start + mss).min(self.len)
+    }
+
+    /// Makes the packet's headers what a device makes those of all segments of: lengths and
+    /// the IPv4 checksum are zero, and the TCP checksum is the sum of the pseudo-header
+    /// without a length. `None` where the device cannot find its way in them.
+    pub fn prototype(&self, headers: &mut [u8]) -> Option<Prototype> {
+        let Self { gso, transport, len } = self;
+        let (ip, tcp) = (transport.ip.start, transport.range.start);
+        let ip_checksum = match gso.version {
+            Version::V4 => {
+                put16(headers, ip + V4_LENGTH, 0);
+                put16(headers, ip + V4_CHECKSUM, 0);
+                Some((ip + V4_CHECKSUM).try_into().ok()?)
+            }
+            Version::V6 => {
+                put16(headers, ip + V6_LENGTH, 0);
+                None
+            }
+        };
+        let seed = checksum::seed(transport, headers, 0);
+        headers[transport.checksum()..][..2].copy_from_slice(&seed);
+        Some(Prototype {
+            ip: ip.try_into().ok()?,
+            tcp: tcp.try_into().ok()?,
+            checksum: transport.checksum().try_into().ok()?,
+            ip_checksum,
+            payload: (len - usize::from(gso.headers)) as u32,
+        })
     }
 
     /// Makes a copy of the packet's headers those of the segment `number`, whose checksum
@@ -175,11 +231,11 @@ impl Segments {
     }
 }
 
-fn be16(bytes: &[u8], at: usize) -> u16 {
+pub(super) fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-fn put16(bytes: &mut [u8], at: usize, value: u16) {
+pub(super) fn put16(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
@@ -281,6 +337,54 @@ mod tests {
             prop_assert_eq!(together, payload);
         }
 
+        /// Whatever a device makes of the prototype, it finds all there that it needs, and
+        /// nothing that depends on a segment's length.
+        #[test]
+        fn a_prototype_is_the_segments_without_lengths(
+            v6: bool,
+            tagged: bool,
+            options in 0..10usize,
+            payload in 1500..3500usize,
+        ) {
+            let whole = frame(v6, tagged, options, &vec![7; payload]);
+            let len = whole.len();
+            let mut headers = whole[..len - payload].to_vec();
+            let gso = Gso::check(&headers, len, version(v6), 1000).unwrap().unwrap();
+            prop_assert!(gso.reduced && !gso.suits_a_device(), "CWR is of the first only");
+            let segments = Segments::new(gso, &headers, len).unwrap();
+            let mut last = headers.clone();
+            let number = segments.count() - 1;
+            segments.edit(&mut last, number);
+            let found = segments.prototype(&mut headers).unwrap();
+            prop_assert_eq!(found.payload as usize, payload);
+            let [ip, tcp, sum] = [found.ip, found.tcp, found.checksum].map(usize::from);
+            prop_assert_eq!((ip, sum), (if tagged { 18 } else { 14 }, tcp + 16));
+            prop_assert_eq!(tcp, ip + if v6 { 40 } else { 20 });
+            // What the device does (7.3.6.2): lengths, identification, sequence, flags, sums.
+            let payload = segments.payload(number);
+            let tcp_len = headers.len() - tcp + payload.len();
+            let mut made = headers.clone();
+            match found.ip_checksum {
+                Some(at) => {
+                    prop_assert_eq!((usize::from(at), be16(&made, ip + 2)), (ip + 10, 0));
+                    put16(&mut made, ip + 2, (tcp - ip + tcp_len) as u16);
+                    put16(&mut made, ip + 4, number as u16);
+                    let sum = checksum::of(&made[ip..tcp]);
+                    made[ip + 10..ip + 12].copy_from_slice(&sum);
+                }
+                None => {
+                    prop_assert!(v6 && be16(&made, ip + 4) == 0);
+                    put16(&mut made, ip + 4, tcp_len as u16);
+                }
+            }
+            let sequence = (u32::MAX - 700).wrapping_add(number as u32 * 1000);
+            made[tcp + 4..tcp + 8].copy_from_slice(&sequence.to_be_bytes());
+            made[tcp + 13] &= !CWR;
+            let seed = u32::from(be16(&made, sum)) + tcp_len as u32;
+            put16(&mut made, sum, (seed + (seed >> 16)) as u16);
+            prop_assert_eq!(made, last);
+        }
+
         #[test]
         fn no_bytes_make_it_panic(
             v6: bool,
@@ -301,6 +405,7 @@ mod tests {
                     for number in 0..segments.count() {
                         segments.edit(&mut frame.clone(), number);
                     }
+                    segments.prototype(&mut frame.clone());
                 }
             }
         }

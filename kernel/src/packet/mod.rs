@@ -1,5 +1,6 @@
 //! A packet on its way through the domain.
 
+mod aggregate;
 pub mod checksum;
 pub mod flow;
 mod gso;
@@ -13,7 +14,8 @@ use xen::LocalRegion;
 use crate::memory::{Buffer, Buffers};
 use crate::pages::{Hold, ShardId};
 
-pub use gso::{Gso, GsoError, Segments};
+pub use aggregate::aggregate;
+pub use gso::{Gso, GsoError, Prototype, Segments};
 pub use headers::{
     Addresses, ETHERNET_HEADER, Ethernet, HeaderError, Ip, Protocol, Transport, VLAN_TAG, Version,
 };
@@ -155,6 +157,12 @@ impl Packet {
     /// The bytes in our memory: at least the headers that decide a packet's way.
     pub fn headers<'a>(&self, buffers: &'a Buffers) -> &'a [u8] {
         self.linear.as_ref().map_or(&[], |linear| linear.bytes(buffers))
+    }
+
+    /// Whether nobody else looks at the bytes in our memory, so that they can be changed.
+    pub fn owns_headers(&mut self, buffers: &mut Buffers) -> bool {
+        let linear = self.linear.as_mut();
+        linear.is_some_and(|linear| buffers.bytes_mut(&mut linear.buffer).is_some())
     }
 
     /// The whole packet's length in bytes.

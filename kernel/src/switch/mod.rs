@@ -390,7 +390,7 @@ impl Switch {
         let source = self.id(from);
         let Some(state) = self.state_mut(to) else { return pools.give(packet) };
         if let Some(gso) = packet.meta.gso
-            && !state.config.segmentation.over(gso.version)
+            && !state.config.takes(&gso)
         {
             return self.enqueue_segments(to, from, gso, packet, pools, now);
         }

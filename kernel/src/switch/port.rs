@@ -14,7 +14,7 @@ use super::queue::QueueLimits;
 use super::vlan::Vlans;
 use crate::Pools;
 use crate::memory::Buffers;
-use crate::packet::{MacAddress, Packet, Version};
+use crate::packet::{Gso, MacAddress, Packet, Version};
 
 /// Names a port of a switch. No two ports have had the same name since the start,
 /// and that of a removed one names nothing.
@@ -45,14 +45,21 @@ pub struct PortConfig {
     /// How many VLAN tags may come on top; none is looked for behind two.
     pub tags: usize,
     /// Over which version of IP it takes TCP segments that are still to be cut
-    /// ([`Gso`](crate::packet::Gso)), with their checksum still to be made. For others the
-    /// switch cuts them.
+    /// ([`Gso`]), with their checksum still to be made; an uplink, for its device, those that
+    /// [suit one](Gso::suits_a_device). For others the switch cuts them.
     pub segmentation: PartialChecksums,
     /// The VLANs it takes part in, where that is configured. If it is for one port of a
     /// switch, all others have VLANs as well: the uplink all of them, and any other VLAN 1.
     pub vlans: Option<Box<Vlans>>,
     /// How much may wait for it.
     pub queue: QueueLimits,
+}
+
+impl PortConfig {
+    /// Whether the port takes a TCP segment that is still to be cut.
+    pub const fn takes(&self, gso: &Gso) -> bool {
+        self.segmentation.over(gso.version) && (!self.uplink || gso.suits_a_device())
+    }
 }
 
 /// Why a switch did not take a port.
@@ -157,7 +164,9 @@ pub trait Port {
     /// Which packets it takes without a finished checksum. One that does not hold
     /// pages as [`Holding::Granted`] has a device make it, and gets only those in which
     /// the device finds its way ([`checksum::locate`](crate::packet::checksum::locate)),
-    /// with the pseudo-header's sum in the field.
+    /// with the pseudo-header's sum in the field. Where they are still to be cut
+    /// ([`PortConfig::segmentation`]), nobody else looks at their headers, which are for the
+    /// port to make a device's [`Prototype`](crate::packet::Prototype) of.
     fn partial_checksums(&self) -> PartialChecksums;
 }
 

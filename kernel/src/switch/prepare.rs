@@ -70,6 +70,15 @@ pub(super) enum Step {
     Map,
 }
 
+/// What a port needs of a packet that it takes only changed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    /// Its checksum to be made.
+    Checksum,
+    /// Headers that nobody else looks at.
+    Headers,
+}
+
 /// What a port takes.
 struct Terms {
     holding: Holding,
@@ -84,17 +93,26 @@ impl Terms {
         Self { holding, partial, room: port.room() }
     }
 
-    /// Whether the port takes a packet's checksum as it is. For a device, sees that it
-    /// is what the device can work with.
-    fn take_checksum(&self, packet: &mut Packet, buffers: &mut Buffers) -> bool {
+    /// What the port wants changed in a packet. For a device, sees that its checksum is
+    /// what the device can work with, where that changes nothing for others.
+    fn change(&self, packet: &mut Packet, buffers: &mut Buffers) -> Option<Change> {
         if packet.meta.checksum != Checksum::Partial {
-            return true;
+            return None;
         }
         let ip = || Ethernet::parse(packet.headers(buffers)).ok()?.ip();
         let taken = self.partial == PartialChecksums::ALL
             || ip().is_some_and(|version| self.partial.over(version));
         let device = !matches!(self.holding, Holding::Granted(_));
-        taken && (!device || seed_checksum(packet, buffers))
+        if device && packet.meta.gso.is_some() {
+            return (!packet.owns_headers(buffers)).then_some(Change::Headers);
+        }
+        let right = taken && (!device || seed_checksum(packet, buffers));
+        (!right).then_some(Change::Checksum)
+    }
+
+    /// Takes note of what the device gets beside what is mapped for it.
+    fn spend(&mut self, regions: usize) {
+        self.room = self.room.saturating_sub(regions);
     }
 
     /// Which way a packet that borrows pages reaches the device; where they are to be
@@ -287,30 +305,31 @@ impl PortState {
         now: Instant,
     ) -> Result<Step, DropReason> {
         let Some(packet) = self.queue.get_mut(place) else { return Ok(Step::Nothing) };
-        let finish = !terms.take_checksum(packet, &mut pools.buffers);
+        let change = terms.change(packet, &mut pools.buffers);
+        let finish = change == Some(Change::Checksum);
         if packet.is_private() {
-            terms.room = terms.room.saturating_sub(1);
-            if !finish {
+            terms.spend(1 + packet.fragments.len());
+            if change.is_none() {
                 return Ok(Step::Nothing);
             }
-            if let Some(finished) = finish_checksum(packet, &mut pools.buffers) {
+            if finish && let Some(finished) = finish_checksum(packet, &mut pools.buffers) {
                 return finished.map(|()| Step::Nothing).map_err(|_| DropReason::NoChecksum);
             }
             return self.copy(place, finish, pools);
         }
         match terms.holding {
-            Holding::Granted(_) if !finish => Ok(Step::Nothing),
+            Holding::Granted(_) if change.is_none() => Ok(Step::Nothing),
             Holding::Private if defect::is(Defect::LendsToTheUnbounded) => Ok(Step::Nothing),
             Holding::Mapped(_) => {
-                let way = match finish {
-                    true => Way::Copy(Reason::Checksum),
-                    false => terms.way(packet, pools, now),
+                let way = match change {
+                    Some(_) => Way::Copy(Reason::Checksum),
+                    None => terms.way(packet, pools, now),
                 };
                 if way == Way::Map {
                     return Ok(Step::Map);
                 }
                 pools.choice.count(way);
-                terms.room = terms.room.saturating_sub(1);
+                terms.spend(1 + packet.len() / Size::Large.bytes());
                 self.copy(place, finish, pools)
             }
             _ => self.copy(place, finish, pools),

@@ -3,9 +3,9 @@
 use xen::PAGE_SIZE;
 use xen::netif::Status;
 
-use crate::{Id, Outgoing, TxAnswer, World};
+use crate::{Id, Outgoing, TxAnswer, Uplink, World};
 
-impl World {
+impl<U: Uplink> World<U> {
     /// Sends a packet from one guest to another, and sees that it arrives unchanged, that
     /// all slots are answered, and that everything is at rest again.
     ///

@@ -19,6 +19,7 @@ mod front;
 pub mod scenarios;
 mod schedule;
 pub mod small;
+pub mod streams;
 pub mod trials;
 mod uplink;
 mod wire;

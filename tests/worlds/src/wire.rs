@@ -375,6 +375,10 @@ impl Nic for ScriptedNic {
         MacAddress::new([0x02, 0, 0, 0, 0, 0x01])
     }
 
+    fn segmentation(&self) -> PartialChecksums {
+        PartialChecksums::NONE
+    }
+
     fn link(&self) -> Link {
         match self.wire.state().sends() {
             true => Link::Up { speed: 1000, full_duplex: true },

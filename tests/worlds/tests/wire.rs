@@ -217,9 +217,10 @@ fn a_wire_that_stalls_keeps_no_page() {
 #[test]
 fn a_frame_that_two_tags_make_too_long_for_the_wire_is_the_switchs_to_drop() {
     let mut world = World::new();
-    let [a, b] = world.connected();
+    let [a, b] =
+        [0, 1].map(|guest| world.attach_with(guest, Manners::default(), &[("mtu", "9000")]));
     for (len, tags, passes) in
-        [(1518, 1, true), (1518, 2, true), (1519, 2, false), (1522, 2, false)]
+        [(9018, 1, true), (9018, 2, true), (9019, 2, false), (9022, 2, false)]
     {
         let mut frame = frames::plain(frames::BROADCAST, world[a].mac(), len, 1);
         for tag in 0..tags {

@@ -1,7 +1,9 @@
 //! The device's transmitter (7.2): it gathers packets from their descriptors, makes
-//! the checksums it is asked for, pads, and writes back.
+//! the checksums it is asked for, cuts segments, pads, and writes back.
 
 use kernel::DmaRegion;
+
+use super::segments::{Segmentation, checksum};
 
 use super::{Device, EN, TCTL, TDBAL, TDH, TDLEN, TDT, TXDCTL, TXQ0};
 
@@ -9,6 +11,7 @@ const EOP: u64 = 1 << 24;
 const DEXT: u64 = 1 << 29;
 const TSE: u64 = 1 << 26;
 const TXSM: u8 = 1 << 1;
+const LONGEST: usize = 9018;
 const PSP: u32 = 1 << 3;
 
 /// What the transmitter has beside its registers.
@@ -22,14 +25,15 @@ pub struct Sender {
     pub padded: usize,
 }
 
-/// The part of a context descriptor that a packet which is not cut into segments
-/// needs (7.2.10.2).
+/// A context descriptor (7.2.10.2).
 #[derive(Clone, Copy)]
-struct Context {
-    start: usize,
-    field: usize,
-    end: usize,
-    tcp: bool,
+pub(super) struct Context {
+    pub start: usize,
+    pub field: usize,
+    pub end: usize,
+    pub tcp: bool,
+    /// The rest of it, which only a packet that is cut into segments needs.
+    pub segmentation: Option<Segmentation>,
 }
 
 /// A packet of which not all descriptors have been seen.
@@ -38,16 +42,18 @@ struct Gathering {
     bytes: Vec<u8>,
     /// The descriptors' format, and their options.
     kind: Option<(u64, u8)>,
+    /// How much the first descriptor tells of.
+    first: usize,
 }
 
 /// Whether the upper half of a descriptor is that of a checksum's context, in which
 /// some bits mean other things.
 const fn is_context(high: u64) -> bool {
-    kind(high) == DEXT
+    kind(high) & !TSE == DEXT
 }
 
 const fn kind(high: u64) -> u64 {
-    high & DEXT | high >> 20 & 0xf
+    high & (DEXT | TSE) | high >> 20 & 0xf
 }
 
 impl Device {
@@ -105,12 +111,13 @@ impl Device {
                     return self.must(false, "a packet without its end");
                 }
             }
-            let Some(frame) = self.finish(packet) else { continue };
-            self.count(0x4080);
-            if self.faults.loopback.get() {
-                self.arrive(&frame);
+            for frame in self.finish(packet) {
+                self.count(0x4080);
+                if self.faults.loopback.get() {
+                    self.arrive(&frame);
+                }
+                self.wire.borrow_mut().push(frame);
             }
-            self.wire.borrow_mut().push(frame);
             self.raise(TXQ0);
         }
     }
@@ -128,21 +135,21 @@ impl Device {
         let [low, high] = self.descriptor(head);
         self.set(TDH, (head + 1) % 256);
         self.must(high >> 32 & 0xff == 0, "posted with status in it");
-        self.must(high & (0b11 << 30 | TSE) == 0, "no delays, tags, segments, or IC of legacy");
+        self.must(high & 0b11 << 30 == 0, "no delays, no tags");
         let [end, fcs, _, report] = [24, 25, 26, 27].map(|bit| high >> bit & 1 == 1);
         // Whether a context descriptor is of TCP and of IPv4 stands where others
         // have their end and their checksum.
         if is_context(high) {
             self.must(packet.kind.is_none(), "a context inside a packet");
-            self.must(!report && high & 0xf_ffff == 0, "nothing but a checksum's context");
-            self.load(low, end);
+            self.must(!report, "a context is not reported");
+            self.load(low, high);
             return false;
         }
-        if kind(high) == DEXT | 1 {
+        if kind(high) & !TSE == DEXT | 1 {
             self.gather(packet, low, high & 0xf_ffff, (kind(high), (high >> 40) as u8));
         } else {
-            let others = high & (DEXT | 0xff << 16 | 0xff << 40);
-            self.must(others == 0, "a legacy descriptor's CSO, CSS");
+            let others = high & (DEXT | TSE | 0xff << 16 | 0xff << 40);
+            self.must(others == 0, "a legacy descriptor's CSO, CSS, IC");
             self.gather(packet, low, high & 0xffff, (0, 0));
         }
         self.must(high >> 48 == 0, "a tag");
@@ -154,10 +161,13 @@ impl Device {
         end
     }
 
-    fn load(&self, low: u64, tcp: bool) {
-        self.must(low & 0xffff_ffff == 0, "no checksum of an IP header");
+    fn load(&self, low: u64, high: u64) {
+        let segmentation = (high & TSE != 0).then(|| Segmentation::of(low, high));
+        let rest = low & 0xffff_ffff | high & (0xf_ffff | 1 << 25 | !0 << 40);
+        self.must(segmentation.is_some() || rest == 0, "nothing but a checksum's context");
         let [start, field] = [32, 40].map(|shift| (low >> shift & 0xff) as usize);
-        let context = Context { start, field, end: (low >> 48) as usize, tcp };
+        let (end, tcp) = ((low >> 48) as usize, high >> 24 & 1 == 1);
+        let context = Context { start, field, end, tcp, segmentation };
         let mut sender = self.sender.borrow_mut();
         sender.context = Some(context);
         sender.loads += 1;
@@ -172,29 +182,48 @@ impl Device {
         // The datasheet looks at the first descriptor's options, QEMU at the last's.
         let first = *packet.kind.get_or_insert(kind);
         self.must(first == kind, "two formats in one packet");
+        if packet.bytes.is_empty() {
+            packet.first = len as usize;
+        }
         let start = packet.bytes.len();
         packet.bytes.resize(start + len as usize, 0);
         self.read_memory(address, &mut packet.bytes[start..]);
     }
 
-    /// The frame as it goes to the wire; none where there is nothing to be made of it.
-    fn finish(&self, packet: Gathering) -> Option<Vec<u8>> {
-        let Gathering { mut bytes, kind } = packet;
-        let right = (17..=1518).contains(&bytes.len());
+    /// The frames as they go to the wire; none where there is nothing to be made of them.
+    fn finish(&self, packet: Gathering) -> Vec<Vec<u8>> {
+        let Gathering { mut bytes, kind, first } = packet;
+        let context = self.sender.borrow().context;
+        let (format, options) = kind.unwrap_or_default();
+        let mut frames = match format & TSE {
+            0 => {
+                if options & TXSM != 0 {
+                    let context = context.filter(|context| context.segmentation.is_none());
+                    let made = context.and_then(|context| checksum(context, &mut bytes));
+                    self.must(made.is_some(), "a checksum without a context that fits is anything");
+                }
+                vec![bytes]
+            }
+            _ => {
+                let cut = context
+                    .ok_or("no context")
+                    .and_then(|context| context.cut(&bytes, first, options));
+                self.must(cut.is_ok(), cut.as_ref().err().copied().unwrap_or_default());
+                // What is said of segments holds once: lengths are used up.
+                self.sender.borrow_mut().context = None;
+                cut.unwrap_or_default()
+            }
+        };
+        let right = frames.iter().all(|frame| (17..=LONGEST).contains(&frame.len()));
         self.must(right, "a frame of a length that there is not");
-        if !right {
-            return None;
+        frames.retain(|frame| (17..=LONGEST).contains(&frame.len()));
+        for frame in frames.iter_mut().filter(|frame| frame.len() < 60) {
+            if self.get(TCTL) & PSP != 0 {
+                self.sender.borrow_mut().padded += 1;
+                frame.resize(60, 0);
+            }
         }
-        let mut sender = self.sender.borrow_mut();
-        if kind.is_some_and(|(_, options)| options & TXSM != 0) {
-            let made = sender.context.and_then(|context| insert(context, &mut bytes));
-            self.must(made.is_some(), "a checksum without a context that fits is anything");
-        }
-        if bytes.len() < 60 && self.get(TCTL) & PSP != 0 {
-            sender.padded += 1;
-            bytes.resize(60, 0);
-        }
-        Some(bytes)
+        frames
     }
 
     /// The slot after the last that the driver gave it.
@@ -214,23 +243,4 @@ impl Device {
             self.write_memory(self.base(TDBAL) + slot * 16 + 12, &[status]);
         }
     }
-}
-
-/// Adds up from the start to the end, the field's own content included, and puts the
-/// complement into the field (7.3). None where that is not in the frame.
-fn insert(context: Context, bytes: &mut [u8]) -> Option<()> {
-    let Context { start, field, end, tcp } = context;
-    let end = if end == 0 { bytes.len() } else { end + 1 };
-    let mut sum = 0;
-    for word in bytes.get(start..end)?.chunks(2) {
-        sum += u32::from(u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)]));
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    let checksum = match !(sum as u16) {
-        // RFC 768.
-        0 if !tcp => 0xffff,
-        checksum => checksum,
-    };
-    bytes.get_mut(field..field + 2)?.copy_from_slice(&checksum.to_be_bytes());
-    Some(())
 }

@@ -11,7 +11,9 @@ use super::{After, Context, LINGER, REFUSAL_DELAY, Task, Vif, shortened};
 use crate::netback::data::MAX_HEADROOM;
 use crate::netback::keys::Keys;
 use crate::netback::state::{self, Action, Ours, Theirs};
-use crate::netback::{Carrier, ConnectRequest, Frontend, KeyError, Options, Problem, VifConfig, VifHost};
+use crate::netback::{
+    Carrier, ConnectRequest, Frontend, KeyError, Options, Problem, VifConfig, VifHost,
+};
 
 impl Vif {
     /// Reads what the toolstack configured.

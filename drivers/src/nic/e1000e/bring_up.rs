@@ -8,6 +8,7 @@ use kernel::packet::MacAddress;
 use log::Level;
 use xen::Instant;
 
+use super::moderation::{Moderation, Pace};
 use super::regs::*;
 use super::{E1000e, Interrupts, Messages, OTHERS, QUEUES, State};
 use crate::nic::{BufferProvider, Fault, Link};
@@ -23,8 +24,6 @@ pub(super) const RESET: Duration = Duration::from_millis(200);
 /// How long transactions may be pending after bus mastering went off (ARCHITECTURE.md,
 /// the reset ladder).
 pub(super) const ABANDON: Duration = Duration::from_millis(100);
-/// The least time between two interrupts for the queues, in EITR's 256 ns: 50 µs.
-const MODERATION: u32 = 195;
 
 /// A ring fills its page.
 const RING_BYTES: u32 = 4096;
@@ -119,7 +118,7 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
         }
         // 4.6.5: the receiver comes on once its ring is ready, its tail after it.
         let accept = RCTL_UPE | RCTL_MPE | RCTL_BAM | RCTL_DPF;
-        self.write(RCTL, RCTL_EN | accept | RCTL_SECRC);
+        self.write(RCTL, RCTL_EN | RCTL_LPE | accept | RCTL_SECRC);
         self.write(RDT, self.receiver.tail());
         self.change(
             TCTL,
@@ -158,7 +157,7 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
     /// in MSI-X mode would be an interrupt each.
     fn configure_receive(&self) {
         self.write(RFCTL, RFCTL_EXSTEN | RFCTL_ACK_DIS);
-        self.write(RXCSUM, 0);
+        self.write(RXCSUM, RXCSUM_IPOFLD | RXCSUM_TUOFLD);
         self.write(RDBAL, self.receiver.base() as u32);
         self.write(RDBAH, (self.receiver.base() >> 32) as u32);
         self.write(RDLEN, RING_BYTES);
@@ -188,7 +187,9 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
         let other = (IVAR_VALID | 1) << IVAR_OTHER_SHIFT;
         self.write(IVAR, queues | other | IVAR_EVERY_WRITE_BACK);
         self.write(EIAC, QUEUES);
-        EITR.iter().for_each(|&eitr| self.write(eitr, MODERATION));
+        self.moderation = Moderation::new(&self.statistics, now);
+        self.write(EITR[0], self.moderation.pace().interval());
+        self.write(EITR[1], Pace::Steady.interval());
         let automatic = CTRL_EXT_EIAME | CTRL_EXT_IAME;
         self.change(CTRL_EXT, automatic, CTRL_EXT_PBA_CLR | CTRL_EXT_DRV_LOAD);
         match msix.enable(&self.function, table, messages) {

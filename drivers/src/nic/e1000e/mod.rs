@@ -17,6 +17,8 @@
 //! neither gives memory back while the device could still reach it.
 
 mod bring_up;
+mod moderation;
+mod offload;
 mod receive;
 mod regs;
 mod transmit;
@@ -31,6 +33,7 @@ use kernel::switch::{Holding, PartialChecksums, Port, PortQueue, Traffic};
 use log::Level;
 use xen::Instant;
 
+use self::moderation::Moderation;
 use self::receive::Receiver;
 use self::regs::*;
 use self::transmit::Transmitter;
@@ -50,8 +53,8 @@ const SLOTS: usize = 256;
 const RETRY: Duration = Duration::from_secs(10);
 /// How often a running device is looked at.
 const SURVEY: Duration = Duration::from_secs(1);
-/// How long a packet may be in the ring: several times what a full one takes at
-/// 10 Mbit/s.
+/// How long a packet may be in the ring: longer than a full one takes at 10 Mbit/s, even
+/// where each descriptor tells of as much as it can.
 const STALL: Duration = Duration::from_secs(2);
 /// How long the device has a packet at most. One that is not sent is noticed by the
 /// survey after [`STALL`], and is back when the reset is done, or when the reset
@@ -127,6 +130,7 @@ pub struct E1000e<R, C, B: BufferProvider> {
     state: State,
     stopping: bool,
     interrupts: Interrupts,
+    moderation: Moderation,
     /// Causes of the queues that may interrupt.
     armed: u32,
     mac: MacAddress,
@@ -158,6 +162,7 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
             state: State::Stopped,
             stopping: false,
             interrupts: Interrupts::Missing,
+            moderation: Moderation::new(&Statistics::default(), Instant(0)),
             armed: 0,
             mac: MacAddress::new([0; 6]),
             link: Link::Down,
@@ -177,6 +182,15 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> E1000e<R, C, B> {
 
     fn change(&self, register: u32, clear: u32, set: u32) {
         self.write(register, self.read(register) & !clear | set);
+    }
+
+    /// Has the queues interrupt as often as suits what passes.
+    fn moderate(&mut self, now: Instant) {
+        if self.interrupts == Interrupts::Working
+            && let Some(pace) = self.moderation.look(&self.statistics, now)
+        {
+            self.write(EITR[0], pace.interval());
+        }
     }
 
     /// Looks whether a running device still runs.
@@ -328,7 +342,10 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> Nic for E1000e<R, C, B> {
             State::Stopped => {}
             State::Quiescing(since) => self.quiesce(since, now),
             State::Resetting(since) => self.finish_reset(since, pools, now),
-            State::Running => self.look(pools, now),
+            State::Running => {
+                self.moderate(now);
+                self.look(pools, now);
+            }
             State::Abandoning(since, fault) => self.give_up(since, fault, pools, now),
             State::Failed(since, _) if now.since(since) >= RETRY => self.begin_reset(now),
             State::Failed(..) => {}
@@ -417,6 +434,10 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> Nic for E1000e<R, C, B> {
 
     fn mac(&self) -> MacAddress {
         self.mac
+    }
+
+    fn segmentation(&self) -> PartialChecksums {
+        PartialChecksums::ALL
     }
 
     fn link(&self) -> Link {

@@ -77,12 +77,15 @@ pub(super) const RCTL: u32 = 0x0100;
 pub(super) const RCTL_EN: u32 = 1 << 1;
 pub(super) const RCTL_UPE: u32 = 1 << 3;
 pub(super) const RCTL_MPE: u32 = 1 << 4;
+pub(super) const RCTL_LPE: u32 = 1 << 5;
 pub(super) const RCTL_BAM: u32 = 1 << 15;
 pub(super) const RCTL_DPF: u32 = 1 << 22;
 pub(super) const RCTL_SECRC: u32 = 1 << 26;
 
-/// RXCSUM, receive checksum control (10.2.5).
+/// RXCSUM, receive checksum control (10.2.5): which checksums are verified.
 pub(super) const RXCSUM: u32 = 0x5000;
+pub(super) const RXCSUM_IPOFLD: u32 = 1 << 8;
+pub(super) const RXCSUM_TUOFLD: u32 = 1 << 9;
 
 /// RFCTL, receive filter control (10.2.5).
 pub(super) const RFCTL: u32 = 0x5008;

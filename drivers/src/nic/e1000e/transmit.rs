@@ -2,11 +2,11 @@
 //! lies in. Pages at adjacent frames that a packet goes through are one region; to QEMU's
 //! device each is told of by a descriptor of its own.
 //!
-//! Where the device makes a packet's checksum, its descriptors are of the extended
-//! format (7.2.10.3), and a context descriptor (7.2.10.2) before them says where the
-//! checksum is. The device keeps the last context, and waits for all packets before it
-//! when it gets another (7.2.6), so it only gets one that differs. Packets that need
-//! none have legacy descriptors (7.2.10.1).
+//! Where the device makes a packet's checksum, or cuts it, its descriptors are of the
+//! extended format (7.2.10.3), and a context descriptor (7.2.10.2) before them says how
+//! ([`offload`](super::offload)). The device keeps the last context, and waits for all
+//! packets before it when it gets another (7.2.6), so it only gets one that differs.
+//! Packets that need none have legacy descriptors (7.2.10.1).
 //!
 //! A packet moves into the ring whole, with the pages it borrows, and leaves it whole:
 //! once the device has written back the last of its descriptors, or after a reset
@@ -17,12 +17,13 @@ use core::iter;
 
 use kernel::defect::{self, Defect};
 use kernel::memory::{Buffers, DmaPage};
-use kernel::packet::{Checksum, ETHERNET_HEADER, MAX_FRAGMENTS, Packet, Protocol, checksum};
+use kernel::packet::{Checksum, ETHERNET_HEADER, MAX_FRAGMENTS, Packet, checksum};
 use kernel::switch::{PortQueue, Traffic};
 use kernel::{DmaRegion, Pools};
 use xen::{Instant, PAGE_SIZE};
 
 use super::SLOTS;
+use super::offload::Offload;
 use crate::nic::ring::Ring;
 use crate::nic::{LONGEST, Statistics};
 
@@ -34,32 +35,24 @@ const DD: u32 = 1 << 0;
 const EOP: u64 = 1 << 24;
 const IFCS: u64 = 1 << 25;
 const RS: u64 = 1 << 27;
-const DEXT: u64 = 1 << 29;
-/// DTYP: data.
-const DATA: u64 = 1 << 20;
-/// POPTS: the transport checksum is inserted.
-const TXSM: u64 = 1 << 41;
-/// In a context descriptor, TUCMD: the checksum is TCP's. UDP's has a zero of its own
-/// (RFC 768), which is the device's to know.
-const TCP: u64 = 1 << 24;
-/// In a context descriptor's first word: where the checksum begins, and where it goes.
-/// TUCSE stays 0: it ends with the packet.
-const TUCSS: u32 = 32;
-const TUCSO: u32 = 40;
 
 /// The shortest frame of an Ethernet, without its checksum.
 const SHORTEST: usize = 60;
 /// The shortest frame that the device pads (10.2.6.1, PSP): less than 17 bytes is
 /// less than it can send.
-const SHORTEST_PADDED: u32 = 17;
+const SHORTEST_PADDED: usize = 17;
 
+/// The most that a descriptor tells of: less than a legacy one can (7.2.10.1.2), and less
+/// than there is room for inside the device.
+const LONGEST_PIECE: u32 = 8 << 10;
 /// Beyond all memory.
 const NO_BOUNDARY: u64 = 1 << 63;
 
-/// The most descriptors that a packet takes: a context, our memory, and each page.
+/// The most descriptors that a packet takes: a context, and one for each region, since none
+/// of the pieces it lies in is longer than a page or in two.
 const MOST: usize = 2 + MAX_FRAGMENTS;
 
-type Descriptor = [u64; 2];
+pub(super) type Descriptor = [u64; 2];
 
 /// A packet that the device has.
 struct Sending {
@@ -69,7 +62,7 @@ struct Sending {
 
 /// What the device is told of a packet.
 struct Orders {
-    /// The checksum's context, where the device has another.
+    /// The context, where the device has another.
     context: Option<Descriptor>,
     data: heapless::Vec<Descriptor, { 1 + MAX_FRAGMENTS }>,
 }
@@ -131,10 +124,12 @@ impl Transmitter {
             let len = packet.len();
             pad(&mut packet, &mut pools.buffers);
             let offloaded = packet.meta.checksum == Checksum::Partial;
+            let cut = packet.meta.gso.is_some();
             match self.send(packet, pools, now) {
                 Ok(()) => {
                     sent.add(1, len);
                     counters.sent_checksums += u64::from(offloaded);
+                    counters.sent_to_be_cut += u64::from(cut);
                 }
                 Err(packet) => {
                     counters.send_refused += 1;
@@ -150,11 +145,11 @@ impl Transmitter {
     /// Gives the device a packet, or hands back one that it cannot send.
     fn send(
         &mut self,
-        packet: Box<Packet>,
-        pools: &Pools,
+        mut packet: Box<Packet>,
+        pools: &mut Pools,
         now: Instant,
     ) -> Result<(), Box<Packet>> {
-        let Some(orders) = self.orders(&packet, pools) else { return Err(packet) };
+        let Some(orders) = self.orders(&mut packet, pools) else { return Err(packet) };
         let Orders { context, data } = orders;
         let count = usize::from(context.is_some()) + data.len();
         let first = match self.ring.push(Sending { packet, since: now }, count) {
@@ -169,24 +164,20 @@ impl Transmitter {
     }
 
     /// What to tell the device of `packet`, if it is one that it can send.
-    fn orders(&self, packet: &Packet, pools: &Pools) -> Option<Orders> {
+    fn orders(&self, packet: &mut Packet, pools: &mut Pools) -> Option<Orders> {
         let regions = pools.dma_regions(packet)?;
-        let len: u32 = regions.iter().map(|region| region.len).sum();
-        if !(SHORTEST_PADDED..=LONGEST.into()).contains(&len) {
+        let len = packet.len();
+        let frame = packet.meta.gso.map_or(len, |gso| gso.longest());
+        if len < SHORTEST_PADDED || frame > LONGEST.into() {
             return None;
         }
-        let (context, options) = match packet.meta.checksum {
-            Checksum::Partial => (Some(context(packet, pools)?), DEXT | DATA | TXSM),
-            Checksum::Unknown | Checksum::Validated => (None, 0),
-        };
-        let mut orders = Orders {
-            context: context.filter(|context| self.context != Some(*context)),
-            data: heapless::Vec::new(),
-        };
+        let offload = Offload::of(packet, &mut pools.buffers)?;
+        let options = offload.as_ref().map_or(0, |offload| offload.options);
+        let fresh = |offload: &Offload| offload.is_once() || self.context != Some(offload.context);
+        let context = offload.filter(fresh).map(|offload| offload.context);
+        let mut orders = Orders { context, data: heapless::Vec::new() };
         let pieces = regions.iter().flat_map(|region| pieces(region, self.boundary));
         for DmaRegion { address, len } in pieces {
-            // The options count in the first descriptor (7.2.10.3); for QEMU's device, in
-            // the last.
             orders.data.push([address, options | u64::from(len)]).ok()?;
         }
         let [_, last] = orders.data.last_mut()?;
@@ -245,13 +236,15 @@ fn pad(packet: &mut Packet, buffers: &mut Buffers) {
     linear.len = SHORTEST as u16;
 }
 
-/// A region in pieces that do not cross a multiple of `boundary`, with nothing of an
-/// empty one, which may only stand between packets (7.2.10.1).
+/// A region in pieces of which each is not too long and does not cross a multiple of
+/// `boundary`, with nothing of an empty one, which may only stand between packets
+/// (7.2.10.1).
 fn pieces(region: &DmaRegion, boundary: u64) -> impl Iterator<Item = DmaRegion> + use<> {
     let DmaRegion { mut address, len: mut left } = *region;
     iter::from_fn(move || {
         let here = boundary - address % boundary;
-        let len = u32::try_from(here).map_or(left, |here| left.min(here));
+        let here = u32::try_from(here).unwrap_or(u32::MAX);
+        let len = left.min(here).min(LONGEST_PIECE);
         let piece = (len > 0).then_some(DmaRegion { address, len });
         address += u64::from(len);
         left -= len;
@@ -264,16 +257,4 @@ fn pieces(region: &DmaRegion, boundary: u64) -> impl Iterator<Item = DmaRegion> 
 fn most(packet: &Packet) -> usize {
     let context = packet.meta.checksum == Checksum::Partial;
     usize::from(context) + 1 + packet.fragments.len()
-}
-
-/// The context in which a packet's checksum is made. Its field holds the pseudo-header's
-/// sum ([`Port::partial_checksums`](kernel::switch::Port::partial_checksums)).
-fn context(packet: &Packet, pools: &Pools) -> Option<Descriptor> {
-    let insertion = checksum::locate(packet.headers(&pools.buffers), packet.len())?;
-    let places = u64::from(insertion.start) << TUCSS | u64::from(insertion.field) << TUCSO;
-    let protocol = match insertion.protocol {
-        Protocol::Tcp => TCP,
-        Protocol::Udp => 0,
-    };
-    Some([places, DEXT | protocol])
 }

@@ -47,7 +47,7 @@ fn provoke(world: &mut World, reason: DropReason) {
             send(world, OUTSIDE, 1000);
             world.wire.set_link(true);
         }
-        DropReason::TooLong => send(world, OUTSIDE, 2000),
+        DropReason::TooLong => send(world, OUTSIDE, 9015),
         DropReason::QueueFull => {
             let to = silent(world, &[]);
             (0..600).for_each(|_| send(world, world[to].mac(), 100));

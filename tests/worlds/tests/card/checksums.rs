@@ -2,7 +2,7 @@
 
 use kernel::pages::choice::Mode;
 use worlds::{Outgoing, Uplink, World, frames};
-use xen::netif::TxFlags;
+use xen::netif::{RxFlags, TxFlags};
 
 use crate::{CardWorld, OUTSIDE, statistics};
 
@@ -80,6 +80,29 @@ fn p14_a_zero_is_one_thing_in_tcp_and_another_in_udp() {
             assert_eq!(world.wire.take_frames(), [whole]);
         }
     }
+    world.end();
+}
+
+/// P-14: what the device found right the guest need not look at; what it found wrong, and
+/// what it did not look at, is the guest's to decide about.
+#[test]
+fn p14_checksums_that_the_card_verified_are_told() {
+    let mut world = crate::mapping();
+    let a = world.attach(0);
+    let to = world[a].mac();
+    for (v6, tcp) in [(false, false), (false, true), (true, false), (true, true)] {
+        let frame = frames::transport(to, OUTSIDE, v6, tcp, &[5; 300]);
+        let mut wrong = frame.clone();
+        *wrong.last_mut().unwrap() ^= 1;
+        for (frame, flags) in [(frame, RxFlags::DATA_VALIDATED), (wrong, RxFlags::empty())] {
+            world.wire.inject(frame.clone());
+            world.settle();
+            let got = world[a].received.pop().expect("it arrives");
+            assert_eq!((got.bytes, got.flags), (frame, flags), "{v6} {tcp}");
+        }
+    }
+    let counted = statistics(&world);
+    assert_eq!((counted.received_checksums, counted.receive_bad_checksums), (4, 4));
     world.end();
 }
 

@@ -1,10 +1,13 @@
 //! Guests, the switch, and the NIC driver of the image on its device.
 
+mod aggregation;
 mod bulk;
 mod checksums;
 mod hung;
+mod jumbo;
 mod liar;
 mod link;
+mod segments;
 
 use std::time::Duration;
 
