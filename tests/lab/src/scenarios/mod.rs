@@ -4,6 +4,7 @@ mod churn;
 mod demo;
 mod doors;
 mod guests;
+mod hostile;
 mod lent;
 mod life;
 mod measure;
@@ -67,6 +68,10 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         limit: LONG_LIMIT,
         ..scenario("destroy", "guests die under traffic, nothing is left", churn::destroy)
+    },
+    Scenario {
+        limit: LONG_LIMIT,
+        ..scenario("hostile", "a guest that breaks all rules harms nobody else", hostile::hostile)
     },
     scenario("paused", "a guest that is paused for a minute disturbs nobody", lent::paused),
     scenario("map", "guests' pages reach the wire mapped or copied", lent::map),
