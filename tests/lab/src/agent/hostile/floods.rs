@@ -20,18 +20,17 @@ const FLOOD: Duration = Duration::from_secs(3);
 const EVENTS: u32 = 300_000;
 const STORM: Duration = Duration::from_secs(10);
 
-const CYCLES: u32 = 20;
+const CYCLES: u32 = 10;
 
-/// Frames of a page are this far apart.
-const STEP: usize = 128;
+/// Frames begin at multiples of this.
+const ALIGNMENT: usize = 128;
 
 pub(super) const ATTACKS: &[Attack] = &[
-    attack("f10-forged", SERVED, forged),
-    attack("f10-many-sources", SERVED, many_sources),
+    attack("f10-spoofed-minimal", SERVED, |front| spoofed(front, 14)),
+    attack("f10-spoofed-maximal", SERVED, |front| spoofed(front, 1514)),
     attack("f10-control-frames", SERVED, control_frames),
     attack("s7-event-storm", SERVED, event_storm),
-    attack("flood-minimal", SERVED, |front| flood_of(front, 14)),
-    attack("flood-maximal", SERVED, |front| flood_of(front, 1514)),
+    attack("flood-of-one", SERVED, |front| flood_for_a_while(front, &[vec![front.good()]])),
     attack("flood-in-pieces", SERVED, in_pieces),
     attack("flood-multicast", SERVED, multicast),
     attack("f13-cycles", Outcome::Ended, cycles),
@@ -66,13 +65,15 @@ fn flood_for_a_while(front: &Front, packets: &[Vec<TxSlot>]) -> Result<()> {
     front.settle()
 }
 
-/// Short frames, as many as are asked for, in a few pages.
-fn short(front: &Front, frames: &[Vec<u8>]) -> Result<Vec<Vec<TxSlot>>> {
+/// A packet for each of these frames, all of one length, with as many in a page as it
+/// holds.
+fn whole(front: &Front, frames: &[Vec<u8>]) -> Result<Vec<Vec<TxSlot>>> {
+    let size = frames[0].len();
+    let step = size.next_multiple_of(ALIGNMENT);
     let mut packets = Vec::new();
-    for frames in frames.chunks(xen::PAGE_SIZE / STEP) {
+    for frames in frames.chunks(xen::PAGE_SIZE / step) {
         let page = front.grants.page(front.domain, Access::Read)?;
-        for (place, frame) in frames.iter().enumerate() {
-            let (offset, size) = (place * STEP, frame.len());
+        for (offset, frame) in (0..).step_by(step).zip(frames) {
             page.shared().write_bytes(offset, frame);
             let flags = TxFlags::empty();
             let slot = TxRequest::new(page.reference, offset as u16, flags, 7, size as u16);
@@ -82,9 +83,14 @@ fn short(front: &Front, frames: &[Vec<u8>]) -> Result<Vec<Vec<TxSlot>>> {
     Ok(packets)
 }
 
-fn flood_of(front: &mut Front, size: u16) -> Result<()> {
-    let slot = TxRequest::new(front.page(), 0, TxFlags::empty(), 7, size);
-    flood_for_a_while(front, &[vec![slot.into()]])
+/// Frames to the victim, from its own address, the attacker's, addresses that are none,
+/// and more than a guest may have that are nobody's.
+fn spoofed(front: &mut Front, size: usize) -> Result<()> {
+    let known = [front.own, front.victim, [0; 6], [0xFF; 6], [0x01, 0, 0x5E, 0, 0, 1]];
+    let unknown = (0..100).map(|last| [0x02, 0, 0, 0, 0xF1, last]);
+    let sources = known.into_iter().chain(unknown);
+    let frames: Vec<_> = sources.map(|source| frame(front.victim, source, size)).collect();
+    flood_for_a_while(front, &whole(front, &frames)?)
 }
 
 /// Frames of the most slots that are taken.
@@ -96,32 +102,18 @@ fn in_pieces(front: &mut Front) -> Result<()> {
     flood_for_a_while(front, &[packet])
 }
 
-/// From the victim's address, and from some that are nobody's.
-fn forged(front: &mut Front) -> Result<()> {
-    let sources = [front.victim, [0; 6], [0xFF; 6], [0x01, 0, 0x5E, 0, 0, 1]];
-    let frames: Vec<_> = sources.map(|source| frame(front.victim, source, 60)).into();
-    flood_for_a_while(front, &short(front, &frames)?)
-}
-
-/// From more addresses than a guest may have.
-fn many_sources(front: &mut Front) -> Result<()> {
-    let sources = (0..=255).flat_map(|a| [0, 1].map(|b| [0x02, 0, 0, 0xF1, b, a]));
-    let frames: Vec<_> = sources.map(|source| frame(front.victim, source, 60)).collect();
-    flood_for_a_while(front, &short(front, &frames)?)
-}
-
 /// To addresses that bridges keep to themselves.
 fn control_frames(front: &mut Front) -> Result<()> {
     let to = (0..16).map(|last| [0x01, 0x80, 0xC2, 0, 0, last]);
     let frames: Vec<_> = to.map(|to| frame(to, front.own, 60)).collect();
-    flood_for_a_while(front, &short(front, &frames)?)
+    flood_for_a_while(front, &whole(front, &frames)?)
 }
 
 /// To everybody, the wire among them.
 fn multicast(front: &mut Front) -> Result<()> {
     let to = [[0xFF; 6], [0x01, 0, 0x5E, 1, 2, 3], [0x33, 0x33, 0, 0, 0, 1]];
     let frames: Vec<_> = to.map(|to| frame(to, front.own, 60)).into();
-    flood_for_a_while(front, &short(front, &frames)?)
+    flood_for_a_while(front, &whole(front, &frames)?)
 }
 
 fn event_storm(front: &mut Front) -> Result<()> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::devices::Access;
-use super::front::{Front, Keys, node};
+use super::front::{Front, node};
 use super::{Attack, Outcome, attack};
 
 const SERVED: Outcome = Outcome::Served;
@@ -77,8 +77,7 @@ pub(super) const ATTACKS: &[Attack] = &[
 
 /// Connects with one key of its own.
 fn offer(front: &mut Front, key: &str, value: &str) -> Result<()> {
-    let keys: Keys = front.keys().with(key, value);
-    front.publish(&keys)
+    front.publish(&front.keys().with(key, value))
 }
 
 fn closes_port(front: &mut Front) -> Result<()> {
@@ -136,7 +135,7 @@ fn flips(front: &mut Front) -> Result<()> {
 fn macs(front: &mut Front) -> Result<()> {
     let node = node("mac");
     let own = front.store.read(&node)?;
-    for mac in ["", "00:16:3e", "01:00:5e:00:00:01", "00:00:00:00:00:00", "00:16:3e:00:00:00"] {
+    for mac in ["00:16:3e", "01:00:5e:00:00:01", "00:16:3e:00:00:00"] {
         front.store.write(&node, mac.as_bytes())?;
         front.close()?;
         front.start()?;

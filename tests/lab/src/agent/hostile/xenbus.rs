@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use xen::bindings::*;
 
@@ -33,7 +33,7 @@ impl Xenbus {
 
     /// Reads a node.
     pub(super) fn read(&mut self, path: &str) -> Result<String> {
-        self.value(0, path)?.with_context(|| format!("{path} is not there"))
+        self.value(path)?.with_context(|| format!("{path} is not there"))
     }
 
     /// Writes a node.
@@ -83,7 +83,7 @@ impl Xenbus {
             done(self.ask(XS_WATCH, 0, &strings(&[path, path]))?, path)?;
         }
         loop {
-            let value = self.value(0, path)?;
+            let value = self.value(path)?;
             match value {
                 Some(value) if wanted.contains(&value.as_str()) => return Ok(value),
                 _ if Instant::now() > until => {
@@ -104,8 +104,8 @@ impl Xenbus {
         Ok(())
     }
 
-    fn value(&mut self, transaction: u32, path: &str) -> Result<Option<String>> {
-        match self.ask(XS_READ, transaction, &strings(&[path]))? {
+    fn value(&mut self, path: &str) -> Result<Option<String>> {
+        match self.ask(XS_READ, 0, &strings(&[path]))? {
             Ok(value) => Ok(Some(String::from_utf8_lossy(&value).into_owned())),
             Err(error) if error == "ENOENT" => Ok(None),
             Err(error) => bail!("{path}: {error}"),
@@ -143,7 +143,7 @@ impl Xenbus {
 }
 
 fn done(answer: Answer, what: &str) -> Result<Vec<u8>> {
-    answer.map_err(|error| anyhow::anyhow!("{what}: {error}"))
+    answer.map_err(|error| anyhow!("{what}: {error}"))
 }
 
 /// Each ended by a NUL.
