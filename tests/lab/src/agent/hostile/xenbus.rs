@@ -27,8 +27,11 @@ pub(super) struct Xenbus {
 impl Xenbus {
     pub(super) fn open() -> Result<Xenbus> {
         let path = "/dev/xen/xenbus";
-        let file = OpenOptions::new().read(true).write(true).open(path).context(path)?;
-        Ok(Xenbus { file, watched: BTreeSet::new() })
+        Ok(Xenbus::over(OpenOptions::new().read(true).write(true).open(path).context(path)?))
+    }
+
+    fn over(file: File) -> Xenbus {
+        Xenbus { file, watched: BTreeSet::new() }
     }
 
     /// Reads a node.
@@ -153,4 +156,89 @@ fn strings(parts: &[&str]) -> Vec<u8> {
 
 fn with_value(path: &str, value: &[u8]) -> Vec<u8> {
     [&strings(&[path]), value].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::thread::{self, JoinHandle};
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// A message of xenstored's.
+    type Said = (u32, &'static [u8]);
+
+    /// What xenstored is asked: what, in which transaction, with which payload; and what
+    /// it says to it.
+    type Line = (u32, u32, &'static [u8], &'static [Said]);
+
+    /// A connection to a xenstored that is asked just this.
+    fn xenstored(script: &'static [Line]) -> (Xenbus, JoinHandle<()>) {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let thread = thread::spawn(move || {
+            for (kind, transaction, payload, answers) in script {
+                let mut header = [[0; 4]; 4];
+                theirs.read_exact(header.as_flattened_mut()).unwrap();
+                let header = header.map(u32::from_ne_bytes);
+                assert_eq!(header, [*kind, 1, *transaction, payload.len() as u32]);
+                let mut asked = vec![0; payload.len()];
+                theirs.read_exact(&mut asked).unwrap();
+                assert_eq!(&asked, payload);
+                for (kind, payload) in *answers {
+                    let header = [*kind, 0, 0, payload.len() as u32].map(u32::to_ne_bytes);
+                    theirs.write_all(&[header.as_flattened(), payload].concat()).unwrap();
+                }
+            }
+        });
+        (Xenbus::over(OwnedFd::from(ours).into()), thread)
+    }
+
+    #[test]
+    fn answers_are_told_from_errors_and_events() {
+        let (mut store, thread) = xenstored(&[
+            (XS_READ, 0, b"a\0", &[(XS_WATCH_EVENT, b"x\0y\0"), (XS_READ, b"1")]),
+            (XS_READ, 0, b"b\0", &[(XS_ERROR, b"ENOENT\0")]),
+            (XS_WRITE, 0, b"a\0\xff\0", &[(XS_WRITE, b"OK\0")]),
+            (XS_WRITE, 0, b"a\0long", &[(XS_ERROR, b"ENOSPC\0")]),
+            (XS_SET_PERMS, 0, b"a\0n3\0r1\0", &[(XS_ERROR, b"EACCES\0")]),
+        ]);
+        assert_eq!(store.read("a").unwrap(), "1");
+        assert!(store.read("b").unwrap_err().to_string().contains("not there"));
+        store.write("a", b"\xff\0").unwrap();
+        assert!(!store.try_write("a", b"long").unwrap());
+        let error = store.set_permissions("a", &["n3", "r1"]).unwrap_err();
+        assert!(error.to_string().contains("EACCES"), "{error}");
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_transaction_that_met_another_is_made_again() {
+        let (mut store, thread) = xenstored(&[
+            (XS_TRANSACTION_START, 0, b"\0", &[(XS_TRANSACTION_START, b"7\0")]),
+            (XS_WRITE, 7, b"a\x001", &[(XS_WRITE, b"OK\0")]),
+            (XS_TRANSACTION_END, 7, b"T\0", &[(XS_ERROR, b"EAGAIN\0")]),
+            (XS_TRANSACTION_START, 0, b"\0", &[(XS_TRANSACTION_START, b"8\0")]),
+            (XS_WRITE, 8, b"a\x001", &[(XS_WRITE, b"OK\0")]),
+            (XS_TRANSACTION_END, 8, b"T\0", &[(XS_TRANSACTION_END, b"OK\0")]),
+        ]);
+        store.write_all([("a", b"1".as_slice())].into_iter()).unwrap();
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_value_is_waited_for() {
+        let (mut store, thread) = xenstored(&[
+            (XS_WATCH, 0, b"a\0a\0", &[(XS_WATCH, b"OK\0")]),
+            (XS_READ, 0, b"a\0", &[(XS_READ, b"2"), (XS_WATCH_EVENT, b"a\0a\0")]),
+            (XS_READ, 0, b"a\0", &[(XS_READ, b"4")]),
+            (XS_READ, 0, b"a\0", &[(XS_ERROR, b"ENOENT\0")]),
+        ]);
+        assert_eq!(store.wait("a", &["3", "4"], SOON).unwrap(), "4");
+        let error = store.wait("a", &["3"], Duration::ZERO).unwrap_err().to_string();
+        assert!(error.contains("None"), "{error}");
+        thread.join().unwrap();
+    }
 }
