@@ -53,8 +53,13 @@ pub(super) fn hostile(world: &mut World) -> Result<String> {
     let attacker = Attacker::start(world, b.mac)?;
     let stream = Stream::start(&a, &b)?;
     let (mark, start) = (console.len(), Instant::now());
-    let disturbed = beside(&a, &b, || play_all(world, &attacker, &b))?;
-    let (lines, seconds) = (console.since(mark).lines().count() as u64, start.elapsed().as_secs());
+    let (mut lines, mut seconds) = (0, 0);
+    let disturbed = beside(&a, &b, || {
+        play_all(world, &attacker, &b)?;
+        lines = console.since(mark).lines().count() as u64;
+        seconds = start.elapsed().as_secs();
+        Ok(())
+    })?;
     let stream = stream.end()?;
     attacker.end(world)?;
 
