@@ -1,6 +1,7 @@
 //! What runs inside dom0 and the guests: commands for the harness, and traffic
-//! with a content that the other end can check.
+//! with a content that the other end can check, or with none that anybody wants.
 
+pub mod hostile;
 pub mod noise;
 pub mod pktgen;
 pub mod protocol;

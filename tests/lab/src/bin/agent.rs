@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use lab::agent::{pktgen, serve, stream, transfer};
+use lab::agent::{hostile, pktgen, serve, stream, transfer};
 
 const USAGE: &str = "usage: lab-agent COMMAND
   serve PORT                     run the harness's commands
@@ -19,7 +19,9 @@ const USAGE: &str = "usage: lab-agent COMMAND
   stream-receive PORT            count them
   pktgen-receive PORT SHORTEST LONGEST COUNT
                                  check what Linux's packet generator sends in bursts of
-                                 COUNT, by frame sizes";
+                                 COUNT, by frame sizes
+  hostile ATTACK VICTIM          make an attack on the backend of vif 0, close the vif when
+                                 standard input ends; VICTIM is another guest's address";
 
 fn main() -> ExitCode {
     match run(&std::env::args().skip(1).collect::<Vec<_>>()) {
@@ -50,6 +52,9 @@ fn run(args: &[String]) -> Result<()> {
         ["pktgen-receive", port, shortest, longest, count] => {
             let frames = shortest.parse()?..=longest.parse()?;
             pktgen::receive(port.parse()?, frames, count.parse()?, |report| println!("{report}"))
+        }
+        ["hostile", attack, victim] => {
+            hostile::run(attack, victim).with_context(|| format!("the attack {attack}"))
         }
         _ => bail!("{USAGE}"),
     }

@@ -16,7 +16,7 @@ use crate::world::{World, bring_up, gone};
 const TIMES: u32 = 20;
 
 /// How long Xen and the toolstack may take to clean up.
-const SETTLE: Duration = Duration::from_secs(30);
+pub(super) const SETTLE: Duration = Duration::from_secs(30);
 
 /// The guest's second vif that comes and goes.
 const MAC: Mac = Mac([0x00, 0x16, 0x3E, 0, 3, 0]);

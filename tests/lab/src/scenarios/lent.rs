@@ -66,7 +66,7 @@ fn every_size(from: &Peer) -> Result<()> {
 /// Waits until no page is out. Then nothing is mapped, Xen counts no grant of these
 /// guests' in use but their rings, and Causeway has taken every packet that they say
 /// they sent. Returns the counters.
-fn at_rest(world: &World, guests: &[&Peer]) -> Result<Counters> {
+pub(super) fn at_rest(world: &World, guests: &[&Peer]) -> Result<Counters> {
     let until = Instant::now() + REST;
     loop {
         let counters = world.counters()?;

@@ -4,6 +4,7 @@ mod churn;
 mod demo;
 mod doors;
 mod guests;
+mod hostile;
 mod lent;
 mod life;
 mod measure;
@@ -71,6 +72,10 @@ pub const ALL: &[Scenario] = &[
         ..scenario("destroy", "guests die under traffic, nothing is left", churn::destroy)
     },
     scenario("save", "a guest is saved in mid-transfer, restored, and goes on", churn::save),
+    Scenario {
+        limit: LONG_LIMIT,
+        ..scenario("hostile", "a guest that breaks all rules harms nobody else", hostile::hostile)
+    },
     scenario("paused", "a guest that is paused for a minute disturbs nobody", lent::paused),
     scenario("map", "guests' pages reach the wire mapped or copied", lent::map),
     scenario("mastering", "the NIC may not read memory any more, in mid-transfer", lent::mastering),

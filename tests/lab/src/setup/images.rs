@@ -21,9 +21,18 @@ const LINUX_DRIVER_DOMAIN: &str = include_str!("../../files/linux-driver-domain.
 /// To find dom0's disk.
 const DOM0_MODULES: &[&str] = &["virtio_blk", "crc32c_generic", "ext4"];
 
-/// What a guest may be: a frontend, a traffic source, a Linux driver domain.
-const GUEST_MODULES: &[&str] =
-    &["xen-netfront", "pktgen", "xen-pcifront", "xen-netback", "bridge", "e1000e"];
+/// What a guest may be: a frontend, a traffic source, a Linux driver domain, a frontend
+/// of user space.
+const GUEST_MODULES: &[&str] = &[
+    "xen-netfront",
+    "pktgen",
+    "xen-pcifront",
+    "xen-netback",
+    "bridge",
+    "e1000e",
+    "xen-gntalloc",
+    "xen-evtchn",
+];
 
 /// Programs of a guest besides busybox and the agent, and what they load.
 const GUEST_PROGRAMS: &[&str] = &[
@@ -85,7 +94,9 @@ pub(super) fn build(cache: &Cache, root: &Piece) -> Result<Parts> {
 /// The agent again, but static: it runs in guests that have no library.
 fn agent(cache: &Cache) -> Result<Piece> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let sources = [sources(&src.join("agent"))?, sources(&src.join("bin"))?].concat();
+    let interface = places::checkout().join("kernel/xen/src");
+    let sources =
+        [sources(&src.join("agent"))?, sources(&src.join("bin"))?, sources(&interface)?].concat();
     cache.piece("agent", &[RECIPE, &sources], |dir| {
         let triple = "x86_64-unknown-linux-gnu";
         let target = places::checkout().join("target/lab-agent");
