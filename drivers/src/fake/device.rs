@@ -110,6 +110,8 @@ pub struct Device {
     strikes: Cell<u32>,
     link: Cell<bool>,
     lied: Cell<bool>,
+    /// What it says of registers, whatever they are.
+    claims: RefCell<HashMap<u32, u32>>,
     registers: RefCell<HashMap<u32, u32>>,
     table: RefCell<[u32; 20]>,
     /// When the last reset began.
@@ -146,6 +148,7 @@ impl Device {
             strikes: Cell::new(0),
             link: Cell::new(true),
             lied: Cell::new(false),
+            claims: RefCell::default(),
             registers: RefCell::default(),
             table: RefCell::new([0; 20]),
             reset: Cell::new(None),
@@ -186,6 +189,16 @@ impl Device {
     /// Sets a register, without what writing it does.
     pub fn set(&self, register: u32, value: u32) {
         self.registers.borrow_mut().insert(register, value);
+    }
+
+    /// Has every read of a register give a value, whatever else it does, or with none the
+    /// truth again.
+    pub fn claim(&self, register: u32, value: Option<u32>) {
+        let mut claims = self.claims.borrow_mut();
+        match value {
+            Some(value) => drop(claims.insert(register, value)),
+            None => drop(claims.remove(&register)),
+        }
     }
 
     fn count(&self, counter: u32) {
@@ -261,7 +274,13 @@ impl Device {
 }
 
 impl Device {
+    /// What a read gives: what it claims, or the truth.
     fn read_register(&self, offset: u32) -> u32 {
+        let value = self.look_at_register(offset);
+        self.claims.borrow().get(&offset).copied().unwrap_or(value)
+    }
+
+    fn look_at_register(&self, offset: u32) -> u32 {
         assert!(offset.is_multiple_of(4) && offset < 0x2_0000, "register {offset:#x}");
         self.resetting();
         self.accesses.set(self.accesses.get() + 1);
