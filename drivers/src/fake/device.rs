@@ -107,6 +107,8 @@ pub struct Device {
     strikes: Cell<u32>,
     link: Cell<bool>,
     lied: Cell<bool>,
+    /// What it says of registers, whatever they are.
+    claims: RefCell<HashMap<u32, u32>>,
     registers: RefCell<HashMap<u32, u32>>,
     table: RefCell<[u32; 20]>,
     /// When the last reset began.
@@ -143,6 +145,7 @@ impl Device {
             strikes: Cell::new(0),
             link: Cell::new(true),
             lied: Cell::new(false),
+            claims: RefCell::default(),
             registers: RefCell::default(),
             table: RefCell::new([0; 20]),
             reset: Cell::new(None),
@@ -183,6 +186,15 @@ impl Device {
     /// Sets a register, without what writing it does.
     pub fn set(&self, register: u32, value: u32) {
         self.registers.borrow_mut().insert(register, value);
+    }
+
+    /// Has every read of a register give a value, or with none the truth again.
+    pub fn claim(&self, register: u32, value: Option<u32>) {
+        let mut claims = self.claims.borrow_mut();
+        match value {
+            Some(value) => drop(claims.insert(register, value)),
+            None => drop(claims.remove(&register)),
+        }
     }
 
     fn count(&self, counter: u32) {
@@ -264,6 +276,9 @@ impl Device {
         self.accesses.set(self.accesses.get() + 1);
         if self.faults.gone.get() {
             return !0;
+        }
+        if let Some(claim) = self.claims.borrow().get(&offset) {
+            return *claim;
         }
         let value = self.get(offset);
         match offset {

@@ -417,10 +417,18 @@ impl<U: Uplink> World<U> {
 
     /// The toolstack takes away a vif whose frontend cannot end its grants.
     pub fn forget(&mut self, id: Id) {
+        assert_eq!(self.take_away(id, false), Ok(()));
+    }
+
+    /// The same, or at once by force, and what it comes to: of directories that others
+    /// wrote to nobody knows.
+    pub fn take_away(&mut self, id: Id, force: bool) -> Result<(), DetachError> {
         let (vif, now) = (self[id].vif(), self.now());
-        let detach = Detach::start(&mut self.store, vif, now);
-        assert_eq!(self.finish(detach), Ok(()));
+        let begin = if force { Detach::force } else { Detach::start };
+        let detach = begin(&mut self.store, vif, now);
+        let outcome = self.finish(detach);
         self[id].gone = true;
+        outcome
     }
 
     /// The guest crashes and its driver starts again on the same device.

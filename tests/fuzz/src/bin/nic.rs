@@ -1,0 +1,4 @@
+//! What a NIC says.
+#![cfg_attr(fuzzing, no_main)]
+
+fuzz::target!(NIC);
