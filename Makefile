@@ -6,9 +6,10 @@ image := target/causeway
 # several. The sysroot is empty where the toolchain has the target itself.
 image_flags = $${sysroot:+--sysroot $$sysroot }-C link-arg=-T$(CURDIR)/linker.ld -C relocation-model=static
 host := --workspace --exclude boot
+SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test check lab soak bindings clean
+.PHONY: help build run test check lab soak fuzz bindings clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -40,6 +41,9 @@ lab: build ## the tests on real Xen in QEMU
 soak: build ## larger worlds, many more cases of their properties; 1 GiB between guests on real Xen
 	SOAK=1 cargo test -p worlds -- --show-output
 	cargo run --release -p lab -- test $(image) soak
+
+fuzz: ## hostile rings, XenStore values, NICs and frames by libFuzzer, SECONDS=60 of each
+	tests/fuzz/run $(SECONDS)
 
 bindings: ## generate kernel/xen/src/bindings.rs from Xen's headers
 	kernel/xen/bindings/generate

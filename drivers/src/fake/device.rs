@@ -188,7 +188,8 @@ impl Device {
         self.registers.borrow_mut().insert(register, value);
     }
 
-    /// Has every read of a register give a value, or with none the truth again.
+    /// Has every read of a register give a value, whatever else it does, or with none the
+    /// truth again.
     pub fn claim(&self, register: u32, value: Option<u32>) {
         let mut claims = self.claims.borrow_mut();
         match value {
@@ -270,15 +271,18 @@ impl Device {
 }
 
 impl Device {
+    /// What a read gives: what it claims, or the truth.
     fn read_register(&self, offset: u32) -> u32 {
+        let value = self.look_at_register(offset);
+        self.claims.borrow().get(&offset).copied().unwrap_or(value)
+    }
+
+    fn look_at_register(&self, offset: u32) -> u32 {
         assert!(offset.is_multiple_of(4) && offset < 0x2_0000, "register {offset:#x}");
         self.resetting();
         self.accesses.set(self.accesses.get() + 1);
         if self.faults.gone.get() {
             return !0;
-        }
-        if let Some(claim) = self.claims.borrow().get(&offset) {
-            return *claim;
         }
         let value = self.get(offset);
         match offset {

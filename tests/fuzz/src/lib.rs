@@ -9,6 +9,9 @@
 //! The engine is libFuzzer (`make fuzz`). The inputs that it keeps are in the repository,
 //! and an ordinary test runs them all.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 mod coding;
 mod frame;
 mod nic;
@@ -45,6 +48,23 @@ pub const WIRE: Target = Target { name: "wire", run: wire::run, tell: coding::te
 /// All of them.
 pub const TARGETS: [Target; 4] = [RING, STORE, NIC, WIRE];
 
+/// Where a target's corpus is.
+pub fn directory(target: Target) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target.name)
+}
+
+/// A target's corpus, in the order of its names.
+///
+/// # Panics
+/// If it cannot be read.
+pub fn corpus(target: Target) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = fs::read_dir(directory(target)).expect("a corpus");
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("a file").path()).collect();
+    paths.sort();
+    let read = |path: PathBuf| (path.clone(), fs::read(path).expect("an input"));
+    paths.into_iter().map(read).collect()
+}
+
 /// The body of a target's binary: libFuzzer's, or without it one that runs the inputs in
 /// the files it is given.
 #[macro_export]
@@ -66,7 +86,7 @@ macro_rules! target {
 /// If a file cannot be read, or an input finds something.
 pub fn replay(target: Target, files: impl Iterator<Item = String>) {
     for file in files {
-        let data = std::fs::read(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let data = fs::read(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
         println!("{file}: {}", (target.tell)(&data));
         (target.run)(&data);
     }

@@ -8,6 +8,8 @@ use xen::fake_store::{Access, Manners as StoreManners, Permissions};
 use crate::coding::{Script, coded, decode, pick};
 use crate::pair::{MILLISECOND, Pair, check_log};
 
+/// The most bytes of a value: more than a guest may write, and no more than fit a message.
+const MOST: u16 = 3000;
 /// Vifs that the guest has at most.
 const VIFS: usize = 6;
 
@@ -209,10 +211,9 @@ impl Scene {
         if self.vifs.len() == VIFS {
             return;
         }
-        let keys = settings.iter().map(|setting| {
-            let value = String::from_utf8_lossy(&self.value(&setting.value)).into_owned();
-            (pick(&KEYS, setting.key), value)
-        });
+        let keys = settings
+            .iter()
+            .map(|setting| (pick(&KEYS, setting.key), text(&self.value(&setting.value))));
         let keys: Vec<_> = keys.collect();
         let keys: Vec<_> = keys.iter().map(|(key, value)| (*key, value.as_str())).collect();
         let id = self.world.add(0, Manners::default(), &keys);
@@ -232,7 +233,7 @@ impl Scene {
             }
             Value::Number { number } => number.to_string().into(),
             Value::Bytes { bytes } => bytes.clone(),
-            Value::Long { len, byte } => vec![*byte; usize::from(len % 4096)],
+            Value::Long { len, byte } => vec![*byte; usize::from(len % MOST)],
         }
     }
 
@@ -282,7 +283,7 @@ impl Scene {
                 }
             }
             Deed::Key { vif, key, value } => {
-                let value = String::from_utf8_lossy(&self.value(value)).into_owned();
+                let value = text(&self.value(value));
                 if let Some(id) = self.vif(*vif) {
                     self.world[id].set_key(pick(&KEYS, *key), &value);
                 }
@@ -373,11 +374,17 @@ impl Scene {
         while let Some((id, _)) = self.vifs.last().copied() {
             self.remove(id, false);
         }
-        // Whatever was before: a vif comes.
+        // Whatever was before: a vif comes, long before the toolstack gives up (L-2).
         let id = self.world.attach(0);
+        self.world.pass(2000 * MILLISECOND);
         assert!(self.world.is_connected(id), "{:?}", self.world.error(id));
         self.check();
         check_log(deeds);
         self.world.end();
     }
+}
+
+/// Bytes as text of as many.
+fn text(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(byte & 0x7f)).collect()
 }

@@ -156,8 +156,9 @@ impl Scene {
             let from = packet.bytes.get(6..12);
             assert!(!self.macs[..2].iter().any(|mac| from == Some(mac)), "a forged sender");
             let same = |sent: &Vec<u8>| {
+                let differing = sent.iter().zip(&packet.bytes).filter(|(sent, got)| sent != got);
                 // A checksum that was left to others may have been made.
-                sent.len() == packet.bytes.len() && sent[..12] == packet.bytes[..12]
+                sent.len() == packet.bytes.len() && differing.count() <= 2
             };
             assert!(self.sent.iter().any(same), "nobody sent it: {:?}", packet.bytes);
         }

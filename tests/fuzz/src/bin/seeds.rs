@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::io::Result;
-use std::path::Path;
 
 fn main() -> Result<()> {
     for (target, name, bytes) in fuzz::seeds::all() {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target.name);
+        let corpus = fuzz::directory(target);
         fs::create_dir_all(&corpus)?;
         fs::write(corpus.join(name), bytes)?;
     }
