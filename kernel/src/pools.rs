@@ -28,7 +28,7 @@ pub struct Limits {
 }
 
 /// Bytes left free before a packet's first byte, where a tag or an outer header
-/// can be put without moving anything.
+/// can be put without moving anything. What a NIC received has none: it fills whole buffers.
 pub const HEADROOM: u16 = 64;
 
 /// The most copies that a private copy takes: one for each lent fragment, and one more

@@ -48,6 +48,9 @@ const ACK: u8 = 1 << 4;
 /// in order. Returns how many packets fewer the batch has.
 pub fn aggregate(batch: &mut Batch, pools: &mut Pools) -> usize {
     let before = batch.len();
+    if before < 2 {
+        return 0;
+    }
     let mut streams = Streams::default();
     for packet in mem::take(batch) {
         let rest = streams.add(packet, batch, pools);
