@@ -10,7 +10,8 @@ const BUFFER: usize = 2048;
 impl Device {
     /// A frame comes from the wire, without its checksum. Whether it was received.
     pub fn arrive(&self, frame: &[u8]) -> bool {
-        if self.get(RCTL) & EN == 0 || !self.masters() || !self.link.get() {
+        let deaf = self.get(RCTL) & EN == 0 || !self.masters() || !self.link.get();
+        if deaf || frame.is_empty() {
             return false;
         }
         // Long packets are enabled (10.2.5.1): they are counted with their checksum.
