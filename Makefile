@@ -38,9 +38,9 @@ check: build ## formatting, lints and the tests that need no Xen
 lab: build ## the tests on real Xen in QEMU
 	cargo run --release -p lab -- test $(image)
 
-soak: build ## larger worlds, many more cases of their properties; 1 GiB between guests on real Xen
+soak: build ## larger worlds, many more cases; 1 GiB, 200 attachments, a crowd on real Xen
 	SOAK=1 cargo test -p worlds -- --show-output
-	cargo run --release -p lab -- test $(image) soak
+	cargo run --release -p lab -- test $(image) soak reattach-often crowd
 
 fuzz: ## hostile rings, XenStore values, NICs and frames by libFuzzer, SECONDS=60 of each
 	tests/fuzz/run $(SECONDS)

@@ -26,6 +26,8 @@ pub enum Door {
 pub enum GuestKind {
     /// Paravirtual: needs no hardware virtualisation, so the emulator is sound.
     Pv,
+    /// The same, whose frontend asks for four queues, more than there are processors.
+    PvFourQueues,
     /// Hardware-virtualised: not in a long test, see the emulator's failures.
     Pvh,
 }
@@ -61,9 +63,10 @@ pub fn linux_driver_domain() -> Result<String> {
 
 /// A stock guest's configuration, with its agent's console.
 pub fn guest(name: &str, kind: GuestKind, vifs: &[&str]) -> Result<String> {
-    let kind = match kind {
-        GuestKind::Pv => "'pv'",
-        GuestKind::Pvh => "'pvh'",
+    let (kind, words) = match kind {
+        GuestKind::Pv => ("'pv'", ""),
+        GuestKind::PvFourQueues => ("'pv'", " xen_netfront.max_queues=4"),
+        GuestKind::Pvh => ("'pvh'", ""),
     };
     let vifs = vifs.iter().map(|vif| format!("'{vif}'")).collect::<Vec<_>>().join(", ");
     override_file(
@@ -73,7 +76,7 @@ pub fn guest(name: &str, kind: GuestKind, vifs: &[&str]) -> Result<String> {
             ("type", kind),
             ("kernel", "'/lab/vmlinux'"),
             ("ramdisk", "'/lab/guest-initramfs'"),
-            ("extra", "'console=hvc0 quiet panic=1'"),
+            ("extra", &format!("'console=hvc0 quiet panic=1{words}'")),
             ("memory", "128"),
             ("cpus", "'0'"),
             ("on_crash", "'destroy'"),

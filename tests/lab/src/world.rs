@@ -96,8 +96,13 @@ impl World {
 
     /// Gives a domain another vif of the driver domain's.
     pub fn attach(&self, domain: &str, mac: Mac, bridge: &str) -> Result<()> {
+        self.attach_with(domain, mac, bridge, "")
+    }
+
+    /// The same with more settings, each behind a space.
+    pub fn attach_with(&self, domain: &str, mac: Mac, bridge: &str, settings: &str) -> Result<()> {
         // Here xl takes each setting as an argument of its own.
-        let settings = vif(mac, bridge).replace(',', " ");
+        let settings = vif(mac, bridge).replace(',', " ") + settings;
         self.xl(&format!("network-attach {domain} {settings}"), 60).map(drop)
     }
 

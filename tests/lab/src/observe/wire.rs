@@ -13,6 +13,9 @@ const SHORTEST: usize = 60;
 /// The longest one: a 1500 byte packet.
 pub const LONGEST: usize = 1514;
 
+/// The longest one of a network with jumbo frames: a 9000 byte packet.
+pub const LONGEST_JUMBO: usize = 9014;
+
 /// Two addresses and a type.
 const ETHERNET_HEADER: usize = 14;
 
@@ -58,8 +61,13 @@ impl Frame<'_> {
     /// Fails unless lengths and checksums of Ethernet, ARP, IP, TCP, UDP, ICMP
     /// and IGMP are right.
     pub fn check(&self) -> Result<()> {
+        self.check_up_to(LONGEST)
+    }
+
+    /// The same where frames may be so long.
+    fn check_up_to(&self, longest: usize) -> Result<()> {
         let frame = self.0;
-        if frame.len() > LONGEST {
+        if frame.len() > longest {
             bail!("{} bytes", frame.len());
         }
         let packet = SlicedPacket::from_ethernet(frame)?;
@@ -143,10 +151,17 @@ pub(crate) fn ones_complement(parts: &[&[u8]]) -> u16 {
 const FAULTS_TOLD: usize = 5;
 
 /// Looks at every frame that comes by.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Watch {
     senders: Option<BTreeSet<Mac>>,
+    longest: usize,
     seen: Seen,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self { senders: None, longest: LONGEST, seen: Seen::default() }
+    }
 }
 
 /// What a watch saw.
@@ -166,6 +181,11 @@ impl Watch {
         self.senders = Some(senders);
     }
 
+    /// From now on frames may be so long.
+    pub fn allow(&mut self, longest: usize) {
+        self.longest = longest;
+    }
+
     /// Judges a frame.
     pub fn look(&mut self, frame: Frame) {
         let source = frame.source();
@@ -173,7 +193,7 @@ impl Watch {
         let known = |senders: &BTreeSet<Mac>| source.is_some_and(|mac| senders.contains(&mac));
         let verdict = match &self.senders {
             Some(senders) if !known(senders) => Err(anyhow!("from who must not send here")),
-            _ => frame.check(),
+            _ => frame.check_up_to(self.longest),
         };
         if let Err(fault) = verdict {
             self.seen.faults += 1;

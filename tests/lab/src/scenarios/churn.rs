@@ -26,13 +26,21 @@ const IP: &str = "192.168.8.3";
 const SAVED_PORT: u16 = 7002;
 
 pub(super) fn reattach(world: &mut World) -> Result<String> {
+    reattach_times(world, TIMES)
+}
+
+pub(super) fn reattach_often(world: &mut World) -> Result<String> {
+    reattach_times(world, 10 * TIMES)
+}
+
+fn reattach_times(world: &mut World, times: u32) -> Result<String> {
     let (a, b) = world.pair()?;
     let c = world.peer("c", GuestKind::Pv)?;
     world.allow_on_the_wire(MAC);
     let before = Snapshot::take(world.lab())?;
     let stream = Stream::start(&a, &b)?;
     b.agent.run("ip addr add 192.168.8.2/24 dev eth0", 10)?;
-    for _ in 0..TIMES {
+    for _ in 0..times {
         world.attach("c", MAC, "xenbr0")?;
         bring_up(&c.agent, "eth1", IP)?;
         let mut traffic = c.agent.start("exec ping -A -s 1400 192.168.8.2", 120)?;
@@ -43,7 +51,7 @@ pub(super) fn reattach(world: &mut World) -> Result<String> {
     b.agent.run("ip addr del 192.168.8.2/24 dev eth0", 10)?;
     let stream = stream.end()?.undisturbed()?;
     before.wait_equal(world.lab(), SETTLE)?;
-    Ok(format!("{TIMES} times, Xen's counts as before, beside it {stream}"))
+    Ok(format!("{times} times, Xen's counts as before, beside it {stream}"))
 }
 
 pub(super) fn destroy(world: &mut World) -> Result<String> {
@@ -114,4 +122,27 @@ pub(super) fn save(world: &mut World) -> Result<String> {
 fn lent(world: &World) -> Result<usize> {
     let snapshot = Snapshot::take(world.lab())?;
     Ok(snapshot.grants(world.domain_id("b")?, world.domain_id(DRIVER_DOMAIN)?))
+}
+
+/// As many guests as the machine's memory holds, each of which reaches the next.
+pub(super) fn crowd(world: &mut World) -> Result<String> {
+    // MiB: a guest's, and what Xen and the toolstack take beside it.
+    const ROOM: u32 = 128 + 32;
+    let mut guests = Vec::new();
+    for name in 'a'..='z' {
+        let free: u32 = world.xl("info free_memory", 20)?.trim().parse()?;
+        if free < ROOM {
+            break;
+        }
+        guests.push(world.peer(&name.to_string(), GuestKind::Pv)?);
+        println!("        {} guests", guests.len());
+    }
+    let mut slowest = 0f64;
+    for (from, to) in guests.iter().zip(guests.iter().cycle().skip(1)) {
+        slowest = slowest.max(ping(&from.agent, to.ip, 10)?);
+    }
+    let counters = world.counters()?;
+    let heap = counters.line("heap").context("Causeway's heap")?.to_owned();
+    world.clear()?;
+    Ok(format!("{} guests, the slowest round trip {slowest:.2} ms; heap {heap}", guests.len()))
 }

@@ -49,7 +49,8 @@ pub(super) fn iperf(
 }
 
 fn receiver_line(text: &str) -> Option<Throughput> {
-    let line = text.lines().find(|line| line.ends_with("receiver"))?;
+    // Of several streams the last one is their sum.
+    let line = text.lines().rfind(|line| line.ends_with("receiver"))?;
     let words: Vec<&str> = line.split_whitespace().collect();
     let at = words.iter().position(|word| *word == "Mbits/sec")?;
     let lost = words.iter().find_map(|w| w.strip_prefix('(')?.strip_suffix("%)")?.parse().ok());

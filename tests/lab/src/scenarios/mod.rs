@@ -58,6 +58,9 @@ pub const ALL: &[Scenario] = &[
     scenario("udp", "UDP between two guests, each way", guests::udp),
     scenario("hash", "64 MiB between two guests arrive intact, each way", guests::hash),
     scenario("gso", "TCP segments are cut for the wire, and not between guests", offloads::gso),
+    scenario("jumbo", "packets of 9000 bytes between guests and on the wire", offloads::jumbo),
+    scenario("rate", "rate= limits what a guest sends", offloads::rate),
+    scenario("queues", "frontends of four queues use all four", offloads::queues),
     scenario("pktgen", "every packet size in any number of fragments arrives", guests::pktgen),
     scenario("outside", "a guest reaches the outside through the NIC", outside::guest),
     scenario("wire", "garbage on the wire and a peer that stalls do no harm", wire::wire),
@@ -94,5 +97,15 @@ pub const ALL: &[Scenario] = &[
         by_default: false,
         limit: LONG_LIMIT,
         ..scenario("soak", "1 GiB between two guests arrives intact", guests::soak)
+    },
+    Scenario {
+        by_default: false,
+        limit: LONG_LIMIT,
+        ..scenario("reattach-often", "vifs come and go 200 times", churn::reattach_often)
+    },
+    Scenario {
+        by_default: false,
+        limit: LONG_LIMIT,
+        ..scenario("crowd", "as many guests as fit reach each other", churn::crowd)
     },
 ];

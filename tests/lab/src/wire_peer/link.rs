@@ -9,7 +9,7 @@ use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
 use super::gateway::Gateway;
-use crate::observe::wire::{Frame, LONGEST, Watch};
+use crate::observe::wire::{Frame, LONGEST_JUMBO, Watch};
 
 /// What the emulator hands over at most.
 pub(super) const LARGEST_DATAGRAM: usize = 4096 + 65536;
@@ -132,7 +132,7 @@ impl Device for Link {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = LONGEST;
+        capabilities.max_transmission_unit = LONGEST_JUMBO;
         capabilities
     }
 }

@@ -98,6 +98,11 @@ impl WirePeer {
         self.station().watch().expect(senders);
     }
 
+    /// From now on frames that are sent to it may be so long.
+    pub fn allow(&self, longest: usize) {
+        self.station().watch().allow(longest);
+    }
+
     /// What it saw since the last call, up to what the NIC has sent now.
     pub fn take_seen(&self) -> Seen {
         let mut station = self.station();
