@@ -139,12 +139,15 @@ fn receive(reader: &mut impl Read, mut stream: &TcpStream, expected: u64) -> Res
     let mut chunk = vec![0; CHUNK];
     let mut received = 0;
     loop {
-        match reader.read(&mut chunk)? {
-            0 => break,
-            n => {
+        match reader.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(n) => {
                 sha.update(&chunk[..n]);
                 received += n as u64;
             }
+            // Where there is a limit to the silence, being suspended and resumed is one.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
         }
     }
     stream.write_all(&sha.finalize())?;
