@@ -40,7 +40,7 @@ lab: build ## the tests on real Xen in QEMU
 
 soak: build ## larger worlds, many more cases; 1 GiB, 200 attachments, a crowd on real Xen
 	SOAK=1 cargo test -p worlds -- --show-output
-	cargo run --release -p lab -- test $(image) soak reattach-often crowd
+	cargo run --release -p lab -- test $(image) soak reattach-often destroy-often crowd
 
 fuzz: ## hostile rings, XenStore values, NICs and frames by libFuzzer, SECONDS=60 of each
 	tests/fuzz/run $(SECONDS)

@@ -15,6 +15,9 @@ use crate::world::{World, bring_up, gone};
 
 const TIMES: u32 = 20;
 
+/// A guest that is destroyed has to be created before, which takes the emulator a while.
+const DEATHS: u32 = 8;
+
 /// How long Xen and the toolstack may take to clean up.
 pub(super) const SETTLE: Duration = Duration::from_secs(30);
 
@@ -55,11 +58,19 @@ fn reattach_times(world: &mut World, times: u32) -> Result<String> {
 }
 
 pub(super) fn destroy(world: &mut World) -> Result<String> {
+    destroy_times(world, DEATHS)
+}
+
+pub(super) fn destroy_often(world: &mut World) -> Result<String> {
+    destroy_times(world, 5 * DEATHS)
+}
+
+fn destroy_times(world: &mut World, times: u32) -> Result<String> {
     let (a, b) = world.pair()?;
     // The toolstack's first guest of a kind may leave things for the next.
     let before = Snapshot::take(world.lab())?;
     let stream = Stream::start(&a, &b)?;
-    for _ in 0..TIMES {
+    for _ in 0..times {
         let d = world.peer("d", GuestKind::Pv)?;
         let mut traffic = d.agent.start(&format!("exec ping -A -s 1400 {}", b.ip), 120)?;
         traffic.wait_line("seq=5")?;
@@ -69,7 +80,7 @@ pub(super) fn destroy(world: &mut World) -> Result<String> {
     }
     let stream = stream.end()?.undisturbed()?;
     before.wait_equal(world.lab(), SETTLE)?;
-    Ok(format!("{TIMES} times, Xen's counts as before, beside it {stream}"))
+    Ok(format!("{times} times, Xen's counts as before, beside it {stream}"))
 }
 
 /// A guest is saved in the middle of a transfer to it, and restored: the connection goes on,

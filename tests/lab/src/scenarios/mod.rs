@@ -106,6 +106,11 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         by_default: false,
         limit: LONG_LIMIT,
+        ..scenario("destroy-often", "guests die 40 times", churn::destroy_often)
+    },
+    Scenario {
+        by_default: false,
+        limit: LONG_LIMIT,
         ..scenario("crowd", "as many guests as fit reach each other", churn::crowd)
     },
 ];
