@@ -3,6 +3,7 @@
 
 use drivers::netback::data::MAX_HEADROOM;
 use kernel::pages::choice::Mode;
+use worlds::streams::{check_stream, finished, outgoing, segment};
 use worlds::{Id, Level, Manners, Outgoing, World, frames, journal};
 use xen::PAGE_SIZE;
 
@@ -128,6 +129,54 @@ fn p18_a_packet_of_too_many_slots_is_lost() {
     assert_eq!(sent(&mut world, a, b, PAGE_SIZE - 255), None);
     assert_eq!(sent(&mut world, a, b, PAGE_SIZE - 256), Some((XDP, 1)));
     world.end();
+}
+
+/// The longest TCP segment there is, to be cut; whether it arrives uncut, and whole in any
+/// case.
+fn arrives_uncut(world: &mut World, from: Id, to: Id, v6: bool) -> bool {
+    const MSS: u16 = 1428;
+    let sent = segment(world[to].mac(), world[from].mac(), v6, 65_535, MSS);
+    let out = outgoing(&sent, v6);
+    world[from].send(&out);
+    world.settle();
+    assert_eq!(world[from].unanswered(), 0);
+    let received = std::mem::take(&mut world[to].received);
+    if let [packet] = &received[..] {
+        assert_eq!((&packet.bytes, packet.gso), (&out.bytes, Some(sent.1.segmentation())));
+        return true;
+    }
+    check_stream(&finished(received), &sent.0, MSS, "cut");
+    false
+}
+
+/// P-18, P-21: beside headroom the longest packets that are still to be cut would take more
+/// slots than there may be. They come cut while there is any, be it from the start or later,
+/// and uncut again to who takes them so.
+#[test]
+fn p21_with_headroom_segments_come_cut() {
+    for v6 in [false, true] {
+        let mut world = World::new();
+        let [a, b] = world.connected();
+        let none = Manners { gso: [false; 2], ..Manners::default() };
+        let c = world.attach_with(2, none, &[]);
+        for headroom in [1, XDP, MAX_HEADROOM] {
+            assert!(arrives_uncut(&mut world, a, b, v6));
+            reconfigure(&mut world, b, &headroom.to_string());
+            assert!(!arrives_uncut(&mut world, a, b, v6), "{headroom}");
+            assert!(arrives_uncut(&mut world, b, a, v6), "the other one asked for none");
+            reconfigure(&mut world, b, "0");
+            reconfigure(&mut world, c, "0");
+            assert!(!arrives_uncut(&mut world, a, c, v6), "it never took them");
+        }
+        let asks = Manners { xdp_headroom: XDP.into(), ..Manners::default() };
+        let d = world.attach_with(3, asks, &[]);
+        assert!(!arrives_uncut(&mut world, a, d, v6), "from the start");
+        reconfigure(&mut world, d, "0");
+        assert!(arrives_uncut(&mut world, a, d, v6));
+        let too_long = world.network.vifs().map(|(_, counters)| counters.rx.too_long);
+        assert_eq!(too_long.sum::<u64>(), 0);
+        world.end();
+    }
 }
 
 /// F-11: too much is cut to what leaves room for a packet, and told; what is no number

@@ -7,7 +7,7 @@ use kernel::packet::Gso;
 use kernel::pages::choice::Mode;
 use kernel::switch::{DropReason, Holding, MAX_WAIT};
 use proptest::prelude::*;
-use worlds::streams::{check_stream, headers, outgoing, segment};
+use worlds::streams::{check_stream, finished, headers, outgoing, segment};
 use worlds::trials::trials;
 use worlds::{Id, Manners, Outgoing, Received, World, frames};
 use xen::PAGE_SIZE;
@@ -18,21 +18,6 @@ const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
 const MSS: u16 = 1428;
 /// The longest packet (P-8).
 const LONGEST: usize = 65_535;
-
-/// What a guest got, with the checksums made that are left to it.
-fn finished(received: Vec<Received>) -> Vec<Vec<u8>> {
-    let finish = |packet: Received| {
-        assert_eq!((packet.gso, packet.failed), (None, 0));
-        let mut bytes = packet.bytes;
-        if packet.flags.contains(RxFlags::CSUM_BLANK) {
-            let whole = bytes.clone();
-            kernel::packet::checksum::finish(&mut bytes).expect("TCP");
-            assert_eq!(frames::seeded(bytes.clone(), whole[12] == 0x86), whole, "the seed");
-        }
-        bytes
-    };
-    received.into_iter().map(finish).collect()
-}
 
 fn drain(world: &mut World, id: Id) -> Vec<Received> {
     world[id].received.drain(..).collect()
