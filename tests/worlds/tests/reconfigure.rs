@@ -179,43 +179,6 @@ fn p21_with_headroom_segments_come_cut() {
     }
 }
 
-/// F-11: too much is cut to what leaves room for a packet, and told; what is no number
-/// changes nothing.
-#[test]
-fn f11_headroom_beyond_a_page_is_cut() {
-    let mut world = World::new();
-    let [a, b] = world.connected();
-    let cut = |asked: &str| format!("xdp-headroom {asked} is cut to {MAX_HEADROOM}");
-    for asked in ["2049", "4096", "32767", "65535", "65536", "4294967295"] {
-        reconfigure(&mut world, b, asked);
-        assert_eq!(sent(&mut world, a, b, 1514), Some((MAX_HEADROOM, 1)), "{asked}");
-        assert_eq!(journal(Level::Warn, &cut(asked)).len(), 1);
-    }
-    for asked in ["2048", "256"] {
-        reconfigure(&mut world, b, asked);
-        assert_eq!(journal(Level::Warn, &cut(asked)).len(), 0);
-    }
-    for garbage in ["", "-1", "0x10", "4294967296", "256 "] {
-        reconfigure(&mut world, b, garbage);
-        assert_eq!(sent(&mut world, a, b, 60), Some((XDP, 1)), "{garbage}");
-    }
-    assert_eq!(journal(Level::Warn, "xdp-headroom is malformed").len(), 1, "told once");
-    world.end();
-    // At the start it is a key as any other.
-    for (asked, headroom) in [("4096", Some(MAX_HEADROOM)), ("x", None)] {
-        let mut world = World::new();
-        let a = world.attach(0);
-        let b = world.add(1, Manners::default(), &[]);
-        world[b].set_key(HEADROOM, asked);
-        world.settle();
-        assert_eq!(world.is_connected(b), headroom.is_some());
-        if let Some(headroom) = headroom {
-            assert_eq!(sent(&mut world, a, b, 60), Some((headroom, 1)));
-        }
-        world.end();
-    }
-}
-
 /// A change of the headroom while packets wait for slots, and pages are lent for them:
 /// they come with what there is by then.
 #[test]

@@ -216,54 +216,6 @@ fn p12_the_checksum_is_made_whatever_the_request_says() {
     world.end();
 }
 
-/// F-4: what cannot be cut, in every form, is refused: its slots are answered with errors,
-/// nothing of it goes anywhere, and the guest is served on.
-#[test]
-fn f4_what_cannot_be_cut_is_refused() {
-    let mut world = World::new();
-    let [a, b] = world.connected();
-    let [from, to] = [a, b].map(|id| world[id].mac());
-    let mut refused = 0;
-    for v6 in [false, true] {
-        let whole = segment(to, from, v6, 5000, MSS).0;
-        let tcp = headers(v6) - 20;
-        let udp = frames::transport(to, from, v6, false, &[3; 1200]);
-        // With a header that is too short, or too long, flags that no stream has, or too
-        // short a rest.
-        let mut shapes = vec![udp, whole[..60].to_vec(), whole[..whole.len() - 1].to_vec()];
-        let longer = [&whole[..], &[0]].concat();
-        let mut changes = vec![(14, 0x41), (tcp + 12, 0x10), (tcp + 13, 2)];
-        if !v6 {
-            changes.push((20, 0x20));
-        }
-        shapes.push(longer);
-        shapes.extend(changes.into_iter().map(|(at, byte)| {
-            let mut frame = whole.clone();
-            frame[at] = byte;
-            frame
-        }));
-        let good = 1 + u8::from(v6);
-        let asks = shapes.iter().map(|frame| (frame, good, MSS));
-        // Another version than the packet's, segments too short, and too many.
-        let bad = [(&whole, 3 - good, MSS), (&whole, good, 27), (&whole, good, 30)];
-        for (frame, kind, mss) in asks.chain(bad) {
-            for flags in [TxFlags::empty(), TxFlags::CSUM_BLANK] {
-                let extra = ExtraInfo::gso(kind, mss);
-                let packet = Outgoing::whole(frame).with_flags(flags).with_extras(&[extra]);
-                let ids = world[a].send(&packet);
-                world.settle();
-                world.check_answers(a, &ids, Status::Error);
-                refused += 1;
-            }
-        }
-    }
-    assert_eq!((world[b].received.len(), world.wire.take_frames().len()), (0, 0));
-    let (_, counters) = world.network.vifs().next().expect("the first");
-    assert_eq!((counters.tx.unsegmentable, world.error(a)), (refused, None));
-    world.pass_on(a, b, &Outgoing::whole(&frames::plain(to, from, 1000, 1)));
-    world.end();
-}
-
 proptest! {
     #![proptest_config(trials(24))]
 
