@@ -1,7 +1,5 @@
 //! Guests that want multicast of some groups alone (P-13).
 
-use std::time::Duration;
-
 use kernel::switch::{DropReason, Groups};
 use worlds::{Id, Level, Manners, Outgoing, World, frames, journal};
 use xen::netif::{ExtraFlags, ExtraInfo, Status, TxFlags, TxRequest};

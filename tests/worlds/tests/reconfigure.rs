@@ -4,7 +4,7 @@
 use drivers::netback::data::MAX_HEADROOM;
 use kernel::pages::choice::Mode;
 use worlds::streams::{check_stream, finished, outgoing, segment};
-use worlds::{Id, Level, Manners, Outgoing, World, frames, journal};
+use worlds::{Id, Manners, Outgoing, World, frames};
 use xen::PAGE_SIZE;
 
 const JUMBO: (&str, &str) = ("mtu", "65517");

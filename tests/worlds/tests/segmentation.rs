@@ -11,7 +11,7 @@ use worlds::streams::{check_stream, finished, headers, outgoing, segment};
 use worlds::trials::trials;
 use worlds::{Id, Manners, Outgoing, Received, World, frames};
 use xen::PAGE_SIZE;
-use xen::netif::{ExtraInfo, RxFlags, Status, TxFlags};
+use xen::netif::{RxFlags, Status};
 
 const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
 /// The longest segments that fit an Ethernet over either IP, beside TCP's timestamps.

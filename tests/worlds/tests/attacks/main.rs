@@ -24,6 +24,7 @@ mod multicast;
 mod pages;
 mod queues;
 mod rings;
+mod scale;
 mod segmentation;
 mod slots;
 mod stalls;

@@ -8,7 +8,6 @@ use worlds::{Id, Level, Manners, Outgoing, ToldHash, World, frames, journal};
 use xen::bindings::*;
 use xen::fake::{Grant, Kind, Operation, When};
 use xen::grant::GrantRef;
-use xen::ring::Word;
 
 const OK: u32 = XEN_NETIF_CTRL_STATUS_SUCCESS;
 const NOT_SUPPORTED: u32 = XEN_NETIF_CTRL_STATUS_NOT_SUPPORTED;
