@@ -10,6 +10,8 @@ use worlds::{GUESTS, Id, Manners, Outgoing, US, World, frames, heap_for_vifs};
 use xen::PAGE_SIZE;
 use xen::hypercall::MemoryRange;
 
+use crate::harness::{Told, attack};
+
 /// What the heap's figures are rounded up to: they differ by a little from vif to vif.
 const STEP: usize = 16 << 10;
 /// What Xen and xenstored let a domain have where nothing else is configured (H-7, L-9,
@@ -155,4 +157,24 @@ fn f_13_sixty_four_guests_of_eight_queues() {
     println!("{}", rows.join("\n"));
     let missing: Vec<_> = rows.iter().filter(|row| !document.contains(*row)).collect();
     assert!(missing.is_empty(), "docs/SCALE.md says otherwise: {missing:#?}");
+}
+
+/// F-13: vifs of eight queues until no frame is left to map a ring at. The one that gets
+/// none is refused and leaves nothing, and there is room for it when another has left.
+#[test]
+fn f_13_no_frame_is_left_for_another_vif() {
+    attack("no frame", Told(1), |world, _| {
+        let manners = Manners { queues: MAX_QUEUES, offers: 32, ..Manners::default() };
+        let ids = [0, 1, 2].map(|guest| world.attach_with(guest, manners.clone(), &[]));
+        assert!(ids.into_iter().all(|id| world.is_connected(id)));
+        let late = world.attach_with(0, manners, &[]);
+        let error = world.error(late).expect("an error");
+        assert!(error.starts_with("no frame left to map queue-5/tx-ring-ref at"), "{error}");
+        assert_eq!(world.detach(late), Ok(()));
+        exchange(world, &ids, MAX_QUEUES);
+        assert_eq!(world.detach(ids[0]), Ok(()));
+        let manners = Manners { queues: MAX_QUEUES, ..Manners::default() };
+        let next = world.attach_with(0, manners, &[]);
+        assert!(world.is_connected(next), "{:?}", world.error(next));
+    });
 }
