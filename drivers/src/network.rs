@@ -468,6 +468,16 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         more
     }
 
+    /// Takes note of what a vif's frontend may change, and tells the switch.
+    fn set_options(&mut self, place: usize, options: Options) {
+        let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) else { return };
+        attached.vif.set_options(options);
+        if let Some(port) = attached.port {
+            self.switches.set_segmentation(port, attached.vif.segmentation());
+        }
+        self.set_filter(place);
+    }
+
     /// Tells the switch where a vif's multicast groups changed.
     fn set_filter(&mut self, place: usize) {
         let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) else { return };
@@ -584,7 +594,6 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
         };
         let before = self.credits.remove(id);
         self.credits.retain(|_, credit| !credit.is_fresh(now));
-        vif.set_options(frontend.options);
         vif.limit(config.rate.map(|rate| Credit::new(rate, before, now)));
         let attached = Attached {
             id: *id,
@@ -611,7 +620,7 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
         self.ready.reserve(self.endpoints.vifs.len());
         self.names.insert(*id, place);
         self.endpoints.ports.insert(port, place);
-        self.set_filter(place);
+        self.set_options(place, frontend.options);
         // What the frontend sent before we listened.
         self.mark(place);
         Ok(())
@@ -619,10 +628,7 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
 
     fn reconfigure(&mut self, vif: VifId, options: Options) {
         let Some(&place) = self.names.get(&vif) else { return };
-        if let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) {
-            attached.vif.set_options(options);
-            self.set_filter(place);
-        }
+        self.set_options(place, options);
     }
 
     fn disconnect(&mut self, id: VifId, urgency: Urgency, now: Instant) -> Progress {

@@ -139,6 +139,8 @@ pub(super) struct Vif {
     met_garbage: bool,
     /// The same of an option.
     met_bad_option: bool,
+    /// The operator has been told that xenstored does not take what is to be published.
+    cannot_write: bool,
 }
 
 impl Vif {
@@ -167,6 +169,7 @@ impl Vif {
             log: LogBudget::default(),
             met_garbage: false,
             met_bad_option: false,
+            cannot_write: false,
         }
     }
 
@@ -366,7 +369,10 @@ impl Vif {
             Error::Guard => self.contradicted(now),
             Error::Again => CONFLICT_DELAY,
             error => {
-                self.complain(now, format_args!("cannot write to XenStore: {error}"));
+                // Told once, however often it is tried again.
+                if !mem::replace(&mut self.cannot_write, true) {
+                    self.complain(now, format_args!("cannot write to XenStore: {error}"));
+                }
                 REFUSAL_DELAY
             }
         }

@@ -241,6 +241,13 @@ impl Switch {
         }
     }
 
+    /// Takes note of which segments a port takes uncut.
+    fn set_segmentation(&mut self, id: PortId, segmentation: PartialChecksums) {
+        if let Some(state) = self.index(id).and_then(|index| self.state_mut(index)) {
+            state.config.segmentation = segmentation;
+        }
+    }
+
     /// Ends the waiting that lasted for too long, and forgets addresses that aged.
     /// The copies that this needs are made by one batch.
     fn expire<H: Hypervisor>(&mut self, hypervisor: &H, pools: &mut Pools, now: Instant) {

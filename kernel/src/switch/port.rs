@@ -31,7 +31,8 @@ impl fmt::Display for PortId {
     }
 }
 
-/// What a port is, for as long as it exists.
+/// What a port is, for as long as it exists, but for what
+/// [`Switches::set_segmentation`](super::Switches::set_segmentation) changes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortConfig {
     /// The address that only this port may send from: a guest's configured `mac`.

@@ -10,7 +10,7 @@ use super::Switch;
 use super::bridge::Seed;
 use super::counters::Counters;
 use super::groups::Groups;
-use super::port::{JoinError, PortConfig, PortId, Ports};
+use super::port::{JoinError, PartialChecksums, PortConfig, PortId, Ports};
 use super::slow::{Punted, SlowPath};
 use crate::Pools;
 use crate::packet::{Batch, MacAddress, flow};
@@ -207,6 +207,14 @@ impl Switches {
     pub fn set_filter(&mut self, port: PortId, groups: Option<&Groups>) {
         if let Some(switch) = self.switch_mut(port) {
             switch.set_filter(port, groups);
+        }
+    }
+
+    /// Takes note of which TCP segments a port takes uncut from now on, as
+    /// [`PortConfig::segmentation`] says it of the start. What waits for it stays as it is.
+    pub fn set_segmentation(&mut self, port: PortId, segmentation: PartialChecksums) {
+        if let Some(switch) = self.switch_mut(port) {
+            switch.set_segmentation(port, segmentation);
         }
     }
 

@@ -16,6 +16,7 @@ mod delivery;
 pub mod explorer;
 pub mod frames;
 mod front;
+mod scale;
 pub mod scenarios;
 mod schedule;
 pub mod small;
@@ -30,6 +31,7 @@ pub use drivers::fake::journal::{Level, journal};
 pub use front::TxAnswer;
 pub use front::{ControlRings, Front, Manners, Outgoing, Received, Rings, Spread, ToldHash};
 
+pub use scale::heap_for_vifs;
 pub use schedule::{OUTSIDE, Plan, Step};
 pub use uplink::Uplink;
 pub use wire::Wire;

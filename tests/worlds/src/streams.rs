@@ -1,9 +1,9 @@
 //! Streams of TCP, and how they are cut.
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use xen::netif::{ExtraInfo, TxFlags};
+use xen::netif::{ExtraInfo, RxFlags, TxFlags};
 
-use crate::{Outgoing, frames};
+use crate::{Outgoing, Received, frames};
 
 /// How long the headers of such a segment are.
 pub fn headers(v6: bool) -> usize {
@@ -21,6 +21,24 @@ pub fn segment(to: [u8; 6], from: [u8; 6], v6: bool, len: usize, mss: u16) -> (V
 pub fn outgoing((frame, extra): &(Vec<u8>, ExtraInfo), v6: bool) -> Outgoing {
     let blank = frames::seeded(frame.clone(), v6);
     Outgoing::whole(&blank).with_flags(TxFlags::CSUM_BLANK).with_extras(&[*extra])
+}
+
+/// What a guest got cut, with the checksums made that are left to it.
+///
+/// # Panics
+/// If a packet is not whole, or still to be cut.
+pub fn finished(received: Vec<Received>) -> Vec<Vec<u8>> {
+    let finish = |packet: Received| {
+        assert_eq!((packet.gso, packet.failed), (None, 0));
+        let mut bytes = packet.bytes;
+        if packet.flags.contains(RxFlags::CSUM_BLANK) {
+            let whole = bytes.clone();
+            kernel::packet::checksum::finish(&mut bytes).expect("TCP");
+            assert_eq!(frames::seeded(bytes.clone(), whole[12] == 0x86), whole, "the seed");
+        }
+        bytes
+    };
+    received.into_iter().map(finish).collect()
 }
 
 /// What `cut` holds is one stream: that of `whole`, in segments of `mss` bytes, all sums of

@@ -3,7 +3,8 @@
 
 use drivers::netback::data::MAX_HEADROOM;
 use kernel::pages::choice::Mode;
-use worlds::{Id, Level, Manners, Outgoing, World, frames, journal};
+use worlds::streams::{check_stream, finished, outgoing, segment};
+use worlds::{Id, Manners, Outgoing, World, frames};
 use xen::PAGE_SIZE;
 
 const JUMBO: (&str, &str) = ("mtu", "65517");
@@ -130,39 +131,50 @@ fn p18_a_packet_of_too_many_slots_is_lost() {
     world.end();
 }
 
-/// F-11: too much is cut to what leaves room for a packet, and told; what is no number
-/// changes nothing.
+/// The longest TCP segment there is, to be cut; whether it arrives uncut, and whole in any
+/// case.
+fn arrives_uncut(world: &mut World, from: Id, to: Id, v6: bool) -> bool {
+    const MSS: u16 = 1428;
+    let sent = segment(world[to].mac(), world[from].mac(), v6, 65_535, MSS);
+    let out = outgoing(&sent, v6);
+    world[from].send(&out);
+    world.settle();
+    assert_eq!(world[from].unanswered(), 0);
+    let received = std::mem::take(&mut world[to].received);
+    if let [packet] = &received[..] {
+        assert_eq!((&packet.bytes, packet.gso), (&out.bytes, Some(sent.1.segmentation())));
+        return true;
+    }
+    check_stream(&finished(received), &sent.0, MSS, "cut");
+    false
+}
+
+/// P-18, P-21: beside headroom the longest packets that are still to be cut would take more
+/// slots than there may be. They come cut while there is any, be it from the start or later,
+/// and uncut again to who takes them so.
 #[test]
-fn f11_headroom_beyond_a_page_is_cut() {
-    let mut world = World::new();
-    let [a, b] = world.connected();
-    let cut = |asked: &str| format!("xdp-headroom {asked} is cut to {MAX_HEADROOM}");
-    for asked in ["2049", "4096", "32767", "65535", "65536", "4294967295"] {
-        reconfigure(&mut world, b, asked);
-        assert_eq!(sent(&mut world, a, b, 1514), Some((MAX_HEADROOM, 1)), "{asked}");
-        assert_eq!(journal(Level::Warn, &cut(asked)).len(), 1);
-    }
-    for asked in ["2048", "256"] {
-        reconfigure(&mut world, b, asked);
-        assert_eq!(journal(Level::Warn, &cut(asked)).len(), 0);
-    }
-    for garbage in ["", "-1", "0x10", "4294967296", "256 "] {
-        reconfigure(&mut world, b, garbage);
-        assert_eq!(sent(&mut world, a, b, 60), Some((XDP, 1)), "{garbage}");
-    }
-    assert_eq!(journal(Level::Warn, "xdp-headroom is malformed").len(), 1, "told once");
-    world.end();
-    // At the start it is a key as any other.
-    for (asked, headroom) in [("4096", Some(MAX_HEADROOM)), ("x", None)] {
+fn p21_with_headroom_segments_come_cut() {
+    for v6 in [false, true] {
         let mut world = World::new();
-        let a = world.attach(0);
-        let b = world.add(1, Manners::default(), &[]);
-        world[b].set_key(HEADROOM, asked);
-        world.settle();
-        assert_eq!(world.is_connected(b), headroom.is_some());
-        if let Some(headroom) = headroom {
-            assert_eq!(sent(&mut world, a, b, 60), Some((headroom, 1)));
+        let [a, b] = world.connected();
+        let none = Manners { gso: [false; 2], ..Manners::default() };
+        let c = world.attach_with(2, none, &[]);
+        for headroom in [1, XDP, MAX_HEADROOM] {
+            assert!(arrives_uncut(&mut world, a, b, v6));
+            reconfigure(&mut world, b, &headroom.to_string());
+            assert!(!arrives_uncut(&mut world, a, b, v6), "{headroom}");
+            assert!(arrives_uncut(&mut world, b, a, v6), "the other one asked for none");
+            reconfigure(&mut world, b, "0");
+            reconfigure(&mut world, c, "0");
+            assert!(!arrives_uncut(&mut world, a, c, v6), "it never took them");
         }
+        let asks = Manners { xdp_headroom: XDP.into(), ..Manners::default() };
+        let d = world.attach_with(3, asks, &[]);
+        assert!(!arrives_uncut(&mut world, a, d, v6), "from the start");
+        reconfigure(&mut world, d, "0");
+        assert!(arrives_uncut(&mut world, a, d, v6));
+        let too_long = world.network.vifs().map(|(_, counters)| counters.rx.too_long);
+        assert_eq!(too_long.sum::<u64>(), 0);
         world.end();
     }
 }

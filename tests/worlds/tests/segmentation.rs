@@ -7,32 +7,17 @@ use kernel::packet::Gso;
 use kernel::pages::choice::Mode;
 use kernel::switch::{DropReason, Holding, MAX_WAIT};
 use proptest::prelude::*;
-use worlds::streams::{check_stream, headers, outgoing, segment};
+use worlds::streams::{check_stream, finished, headers, outgoing, segment};
 use worlds::trials::trials;
 use worlds::{Id, Manners, Outgoing, Received, World, frames};
 use xen::PAGE_SIZE;
-use xen::netif::{ExtraInfo, RxFlags, Status, TxFlags};
+use xen::netif::{RxFlags, Status};
 
 const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
 /// The longest segments that fit an Ethernet over either IP, beside TCP's timestamps.
 const MSS: u16 = 1428;
 /// The longest packet (P-8).
 const LONGEST: usize = 65_535;
-
-/// What a guest got, with the checksums made that are left to it.
-fn finished(received: Vec<Received>) -> Vec<Vec<u8>> {
-    let finish = |packet: Received| {
-        assert_eq!((packet.gso, packet.failed), (None, 0));
-        let mut bytes = packet.bytes;
-        if packet.flags.contains(RxFlags::CSUM_BLANK) {
-            let whole = bytes.clone();
-            kernel::packet::checksum::finish(&mut bytes).expect("TCP");
-            assert_eq!(frames::seeded(bytes.clone(), whole[12] == 0x86), whole, "the seed");
-        }
-        bytes
-    };
-    received.into_iter().map(finish).collect()
-}
 
 fn drain(world: &mut World, id: Id) -> Vec<Received> {
     world[id].received.drain(..).collect()
@@ -228,54 +213,6 @@ fn p12_the_checksum_is_made_whatever_the_request_says() {
         assert!(got.flags.contains(RxFlags::CSUM_BLANK));
         assert_eq!(got.bytes, frames::seeded(frame, v6));
     }
-    world.end();
-}
-
-/// F-4: what cannot be cut, in every form, is refused: its slots are answered with errors,
-/// nothing of it goes anywhere, and the guest is served on.
-#[test]
-fn f4_what_cannot_be_cut_is_refused() {
-    let mut world = World::new();
-    let [a, b] = world.connected();
-    let [from, to] = [a, b].map(|id| world[id].mac());
-    let mut refused = 0;
-    for v6 in [false, true] {
-        let whole = segment(to, from, v6, 5000, MSS).0;
-        let tcp = headers(v6) - 20;
-        let udp = frames::transport(to, from, v6, false, &[3; 1200]);
-        // With a header that is too short, or too long, flags that no stream has, or too
-        // short a rest.
-        let mut shapes = vec![udp, whole[..60].to_vec(), whole[..whole.len() - 1].to_vec()];
-        let longer = [&whole[..], &[0]].concat();
-        let mut changes = vec![(14, 0x41), (tcp + 12, 0x10), (tcp + 13, 2)];
-        if !v6 {
-            changes.push((20, 0x20));
-        }
-        shapes.push(longer);
-        shapes.extend(changes.into_iter().map(|(at, byte)| {
-            let mut frame = whole.clone();
-            frame[at] = byte;
-            frame
-        }));
-        let good = 1 + u8::from(v6);
-        let asks = shapes.iter().map(|frame| (frame, good, MSS));
-        // Another version than the packet's, segments too short, and too many.
-        let bad = [(&whole, 3 - good, MSS), (&whole, good, 27), (&whole, good, 30)];
-        for (frame, kind, mss) in asks.chain(bad) {
-            for flags in [TxFlags::empty(), TxFlags::CSUM_BLANK] {
-                let extra = ExtraInfo::gso(kind, mss);
-                let packet = Outgoing::whole(frame).with_flags(flags).with_extras(&[extra]);
-                let ids = world[a].send(&packet);
-                world.settle();
-                world.check_answers(a, &ids, Status::Error);
-                refused += 1;
-            }
-        }
-    }
-    assert_eq!((world[b].received.len(), world.wire.take_frames().len()), (0, 0));
-    let (_, counters) = world.network.vifs().next().expect("the first");
-    assert_eq!((counters.tx.unsegmentable, world.error(a)), (refused, None));
-    world.pass_on(a, b, &Outgoing::whole(&frames::plain(to, from, 1000, 1)));
     world.end();
 }
 

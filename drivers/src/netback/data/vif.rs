@@ -107,6 +107,10 @@ pub struct Vif<H: Hypervisor> {
     turn: usize,
     rx_notify: bool,
     partial_checksums: PartialChecksums,
+    /// What the frontend takes uncut, headroom aside.
+    segmentation: PartialChecksums,
+    /// Whether it wants any headroom.
+    has_headroom: bool,
     common: Common,
     carrier: Carrier<Violation>,
     /// When to look at the receive rings again, without an event.
@@ -134,6 +138,8 @@ impl<H: Hypervisor> Vif<H> {
                 v4: frontend.ipv4_checksum,
                 v6: frontend.ipv6_checksum,
             },
+            segmentation: frontend.segmentation(),
+            has_headroom: false,
             common: Common::default(),
             carrier: Carrier::Up,
             look_at: None,
@@ -178,9 +184,17 @@ impl<H: Hypervisor> Vif<H> {
     /// Takes note of what the frontend may change while it is connected.
     pub fn set_options(&mut self, options: Options) {
         self.common.set_filters(options.multicast_control);
+        self.has_headroom = options.xdp_headroom > 0;
         for queue in &mut self.queues {
             queue.rx.set_headroom(options.xdp_headroom);
         }
+    }
+
+    /// Over which versions of IP the guest takes TCP segments that are still to be cut, now.
+    /// With headroom in each page the longest would need more slots than its driver takes of
+    /// a packet (P-18), so it gets none.
+    pub const fn segmentation(&self) -> PartialChecksums {
+        if self.has_headroom { PartialChecksums::NONE } else { self.segmentation }
     }
 
     /// The groups that the guest wants multicast of, `None` for all, where that changed

@@ -184,6 +184,7 @@ impl Vif {
     }
 
     pub(super) fn published(&mut self, to: Ours, now: Instant) {
+        self.cannot_write = false;
         match to {
             Ours::Connected => self.tell(now, "connected"),
             Ours::Closed => self.tell(now, "closed"),

@@ -135,6 +135,12 @@ fn l9_fewer_nodes_than_guests() {
     let (mut served, mut waiting): (Vec<Id>, Vec<Id>) =
         ids.into_iter().partition(|id| world.is_connected(*id));
     assert!(served.len() > 10 && waiting.len() > 5, "{} served", served.len());
+    world.pass(10 * SECOND);
+    let told = journal(Level::Warn, "cannot write to XenStore: quota on nodes");
+    assert_eq!(told.len(), waiting.len(), "once each");
+    for &id in &waiting {
+        assert_eq!(world.own(id, "state").as_deref(), Some("1"), "as if nobody had seen it");
+    }
     exchange(&mut world, &served);
     while !waiting.is_empty() {
         for gone in served.drain(..10) {

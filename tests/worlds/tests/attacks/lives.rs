@@ -70,7 +70,8 @@ fn s_08_a_hundred_restarts() {
 #[test]
 fn f_12_guests_die_at_any_time() {
     let setup = Setup { interval: 100 * MILLISECOND, ..Setup::default() };
-    setup.attack("deaths", Told(0), |world, a| {
+    // Of those who die while they are being connected.
+    setup.attack("deaths", Told(4), |world, a| {
         world[a].hands_off = false;
         for rounds in 0..60 {
             let b = world.add(1, Manners::default(), &[]);

@@ -7,19 +7,26 @@
 
 mod addresses;
 mod checksums;
+mod control_ring;
 mod crowd;
 mod document;
 mod drops;
 mod events;
 mod grants;
 mod harness;
+mod headroom;
 mod hypervisor;
 mod indices;
 mod keys;
+mod limits;
 mod lives;
+mod multicast;
 mod pages;
-mod pending_features;
+mod queues;
 mod rings;
+mod scale;
+mod segmentation;
 mod slots;
 mod stalls;
 mod store;
+mod vlans;

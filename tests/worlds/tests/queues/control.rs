@@ -8,7 +8,6 @@ use worlds::{Id, Level, Manners, Outgoing, ToldHash, World, frames, journal};
 use xen::bindings::*;
 use xen::fake::{Grant, Kind, Operation, When};
 use xen::grant::GrantRef;
-use xen::ring::Word;
 
 const OK: u32 = XEN_NETIF_CTRL_STATUS_SUCCESS;
 const NOT_SUPPORTED: u32 = XEN_NETIF_CTRL_STATUS_NOT_SUPPORTED;
@@ -312,31 +311,6 @@ fn s3_the_table_changes_once_it_was_read() {
     world.end();
 }
 
-/// S-1, P-3: the control ring's producer jumps. The vif is served no more, and the others
-/// notice nothing.
-#[test]
-fn s1_the_control_rings_producer_jumps() {
-    for by in [129, 257, 1 << 31, 0u32.wrapping_sub(1)] {
-        let (mut world, a, b) = world(2);
-        let c = world.attach(2);
-        choose_toeplitz(&mut world, b);
-        world[b].hands_off = true;
-        let guest = world[b].guest.clone();
-        let control = world[b].control.as_ref().expect("a ring");
-        let producer = control.ring.word(Word::RequestProducer);
-        control.ring.set_word(Word::RequestProducer, producer.wrapping_add(by));
-        guest.notify(control.port);
-        world.settle();
-        let error = world.error(b).expect("an error");
-        assert!(error.contains("producer index"), "{error}");
-        assert_eq!(world.own(b, "carrier").as_deref(), Some("0"));
-        assert_eq!(journal(Level::Warn, "").len(), 1);
-        let frame = frames::plain(world[c].mac(), world[a].mac(), 500, 1);
-        world.pass_on(a, c, &Outgoing::whole(&frame));
-        world.end();
-    }
-}
-
 /// A ring full of requests that each read a page, again and again, and events without any:
 /// a few are answered in a pass, so that others' packets do not wait for them.
 #[test]
@@ -379,41 +353,6 @@ fn s7_a_storm_of_requests() {
         assert!(world.turns - before < 10, "events of which nothing comes");
     }
     world.end();
-}
-
-/// F-8: the page of a ring is the control ring's as well, by another grant. Whatever stands
-/// there are requests, and answers to them; the others notice nothing.
-#[test]
-fn f8_the_control_ring_lies_in_another_ring() {
-    for receive in [false, true] {
-        let mut world = World::of_many();
-        let [a, c] = world.connected();
-        let evil = world.add(2, Manners { start: 0, ..manners(2) }, &[]);
-        let guest = world[evil].guest.clone();
-        let rings = &world[evil].rings;
-        let frame = if receive { rings.rx_page.0 } else { rings.tx_page.0 };
-        let twin = guest.grant(frame, Grant::Writable);
-        world[evil].set_key("ctrl-ring-ref", &twin.0.to_string());
-        world[evil].hands_off = true;
-        world.settle();
-        let port = world[evil].control.as_ref().expect("a ring").port;
-        for n in 0..20 {
-            let frame = frames::plain(world[evil].mac(), world[a].mac(), 100, n);
-            world[a].send(&Outgoing::whole(&frame));
-            let out = frames::plain([2, 0, 0, 0, 0, 9], world[evil].mac(), 100, n);
-            world[evil].send(&Outgoing::whole(&out));
-            guest.notify(port);
-            guest.notify(world[evil].rings.port);
-            world.pass(Duration::from_millis(1));
-            let frame = frames::plain(world[c].mac(), world[a].mac(), 500, n);
-            world[a].send(&Outgoing::whole(&frame));
-            world.settle();
-            assert_eq!(world[c].received.pop().expect("it arrives").bytes, frame);
-        }
-        world.pass(Duration::from_millis(200));
-        assert_eq!(world[a].unanswered(), 0);
-        world.end();
-    }
 }
 
 /// A table cannot be read just now: the request fails, and the next one does not.

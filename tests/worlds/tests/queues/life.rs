@@ -87,61 +87,6 @@ fn f8_each_ring_of_several_queues() {
     world.end();
 }
 
-/// F-8: a port that two rings name, a ring that is another's page.
-#[test]
-fn f8_ports_and_pages_named_twice() {
-    let mut world = World::of_many();
-    let [_, _] = world.connected();
-    for (key, of, words) in [
-        ("queue-1/event-channel", "queue-0/event-channel", "binding queue-1/event-channel:"),
-        ("event-channel-ctrl", "queue-1/event-channel", "binding event-channel-ctrl:"),
-        ("queue-1/tx-ring-ref", "queue-0/tx-ring-ref", "queue-1/tx-ring-ref contradicts"),
-        ("ctrl-ring-ref", "queue-0/tx-ring-ref", "ctrl-ring-ref contradicts queue-0/tx-ring-ref"),
-        ("ctrl-ring-ref", "queue-1/rx-ring-ref", "ctrl-ring-ref contradicts queue-1/rx-ring-ref"),
-    ] {
-        let evil = world.add(2, Manners { control: true, ..manners(2) }, &[]);
-        let keys = world[evil].xenbus.keys.clone();
-        let value = &keys.iter().find(|(name, _)| name == of).expect("a key").1;
-        world[evil].set_key(key, value);
-        world.settle();
-        let error = world.error(evil).expect("an error");
-        assert!(error.starts_with(words), "{error}");
-        world.check_at_rest();
-        assert_eq!(world.detach(evil), Ok(()));
-    }
-    world.end();
-}
-
-/// F-9: numbers of queues that there cannot be, and queues without all of their keys.
-#[test]
-fn f9_queues_that_are_not_there() {
-    let mut world = World::of_many();
-    for (key, value, words) in [
-        ("multi-queue-num-queues", "0", "multi-queue-num-queues asks"),
-        ("multi-queue-num-queues", "9", "multi-queue-num-queues asks"),
-        ("multi-queue-num-queues", "65535", "multi-queue-num-queues asks"),
-        ("multi-queue-num-queues", "4", "queue-3/tx-ring-ref is missing"),
-        ("queue-2/event-channel-tx", "9", "queue-2/event-channel-rx is missing"),
-        ("queue-2/rx-ring-ref", "", "queue-2/rx-ring-ref is malformed"),
-    ] {
-        let evil = world.add(2, manners(3), &[]);
-        world[evil].set_key(key, value);
-        world.settle();
-        let error = world.error(evil).expect("an error");
-        assert!(error.starts_with(words), "{error}");
-        assert_eq!(world.own(evil, "state").as_deref(), Some("6"));
-        assert_eq!(world.detach(evil), Ok(()));
-    }
-    // What it says once it is connected means nothing (F-9).
-    let b = world.attach_with(1, manners(3), &[]);
-    let path = format!("{}/multi-queue-num-queues", world[b].vif().frontend_dir());
-    let guest = world[b].vif().frontend;
-    world.store.act(guest).write(&path, "8").expect("its own");
-    send_flows(&mut world, b, OUTSIDE, 0, 100);
-    assert_eq!(world.wire.take_frames().len(), usize::from(FLOWS));
-    world.end();
-}
-
 /// An attempt that failed late leaves no record of pages that were never lent.
 #[test]
 fn s9_failed_attempts_leave_no_shard_of_any_queue() {
@@ -259,45 +204,6 @@ fn o12_event_channels_are_closed_last() {
     world.settle();
     let (rings, ports) = ([Kind::Unmap; 5], [Kind::Close; 5]);
     assert_eq!(*order.borrow(), [rings, ports].concat());
-    world.end();
-}
-
-/// F-13: as many vifs as there may be, of as many queues as they may have. Frames, handles
-/// and ports are as many as is said where [`MAX_QUEUES`] stands, and no vif takes more memory
-/// than is asked for before it is served.
-#[test]
-fn f13_sixty_four_vifs_of_eight_queues() {
-    let mut world = World::of_many();
-    let manners = Manners { queues: MAX_QUEUES, control: true, offers: 4, ..Manners::default() };
-    let mut ids = Vec::new();
-    for n in 0..MAX_VIFS {
-        world.most_kept = 0;
-        ids.push(world.attach_with(n % GUESTS.len(), manners.clone(), &[]));
-        let heap = HEAP_FOR_A_VIF + (MAX_QUEUES - 1) * HEAP_FOR_A_QUEUE;
-        // The hypervisor's part counts too.
-        assert!(world.most_kept < heap as isize / 2, "{} bytes for the {n}th", world.most_kept);
-        assert!(world.is_connected(ids[n]), "{:?}", world.error(ids[n]));
-    }
-    let audit = world.xen.audit();
-    assert_eq!((audit.mappings.len(), audit.ports.len()), (1088, 64 * 9));
-    for (place, &from) in ids.iter().enumerate() {
-        let to = world[ids[(place + 1) % ids.len()]].mac();
-        for port in 0..16 {
-            let frame = frames::numbered(to, world[from].mac(), port, 1, 300);
-            world[from].queue(&Outgoing::whole(&frame));
-        }
-        world[from].kick();
-    }
-    world.settle();
-    for &id in &ids {
-        let found = flows(&mut world, id);
-        assert_eq!(found.len(), 16, "{:?}", world[id].vif());
-        assert_eq!(world[id].unanswered(), 0);
-    }
-    world.check_at_rest();
-    for id in ids {
-        assert_eq!(world.detach(id), Ok(()));
-    }
     world.end();
 }
 

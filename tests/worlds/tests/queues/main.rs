@@ -11,8 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use drivers::netback::data::{AttachError, STALL_TIMEOUT, Vif};
-use drivers::netback::{Frontend, MAX_QUEUES, MAX_VIFS, QueueKeys, QueueRings, RemotePorts};
-use drivers::network::{HEAP_FOR_A_QUEUE, HEAP_FOR_A_VIF};
+use drivers::netback::{Frontend, MAX_QUEUES, QueueKeys, QueueRings, RemotePorts};
 use drivers::report::Report;
 use kernel::packet::flow;
 use kernel::pages::choice::Mode;
