@@ -82,6 +82,14 @@ pub(super) fn hostile(world: &mut World) -> Result<String> {
     ))
 }
 
+/// Starts a guest whose kernel does not drive the vif that it is given: a program may.
+pub(super) fn driverless(world: &World, name: &str, mac: Mac) -> Result<Agent> {
+    let agent = world.lab().guest(name, GuestKind::Pv, &[])?;
+    agent.run("rmmod xen-netfront && modprobe xen-gntalloc && modprobe xen-evtchn", 20)?;
+    world.attach(name, mac, "xenbr0")?;
+    Ok(agent)
+}
+
 /// The guest that breaks the rules.
 struct Attacker {
     agent: Agent,
@@ -92,11 +100,8 @@ struct Attacker {
 }
 
 impl Attacker {
-    /// Starts a guest whose kernel does not drive the vif that it is given.
     fn start(world: &World, victim: Mac) -> Result<Attacker> {
-        let agent = world.lab().guest(NAME, GuestKind::Pv, &[])?;
-        agent.run("rmmod xen-netfront && modprobe xen-gntalloc && modprobe xen-evtchn", 20)?;
-        world.attach(NAME, MAC, "xenbr0")?;
+        let agent = driverless(world, NAME, MAC)?;
         let (ours, theirs) = (world.domain_id(DRIVER_DOMAIN)?, world.domain_id(NAME)?);
         let errors = format!("/local/domain/{ours}/error/backend/vif/{theirs}/0/error");
         Ok(Attacker { agent, errors, victim })

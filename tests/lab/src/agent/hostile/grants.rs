@@ -4,9 +4,9 @@
 use anyhow::{Result, bail};
 use xen::netif::{RxRequest, Status, TxFlags, TxRequest, TxSlot};
 
-use super::devices::Access;
-use super::front::{Front, frame};
 use super::{Attack, Outcome, attack};
+use crate::agent::netfront::devices::Access;
+use crate::agent::netfront::{Front, frame};
 
 const SERVED: Outcome = Outcome::Served;
 
@@ -24,7 +24,7 @@ pub(super) const ATTACKS: &[Attack] = &[
 ];
 
 /// References that nobody may read by.
-fn bad(front: &Front) -> Result<Vec<u32>> {
+pub(super) fn bad(front: &Front) -> Result<Vec<u32>> {
     let freed = front.grants.grant(front.domain, Access::Write)?;
     front.grants.free(freed)?;
     let others = front.grants.grant(0, Access::Write)?;
