@@ -21,7 +21,7 @@ use crate::observe::wire::Mac;
 use crate::world::{Peer, World};
 
 /// What is transferred at once.
-const MIB: u64 = 16;
+const MIB: u64 = 8;
 
 /// How often, before the attacks begin.
 const CALM: usize = 3;
@@ -120,13 +120,14 @@ impl Attacker {
     /// again.
     fn play(&self, world: &World, attack: &Attack) -> Result<()> {
         let attacking = self.begin(attack.name)?;
+        // What is told of it stays until the vif is connected again.
+        attacking.close_stdin()?;
         if let Some(words) = attack.outcome.error() {
             let error = world.dom0().run(&format!("xenstore-read {}", self.errors), 20)?;
             if !error.contains(words) {
                 bail!("the error is {error:?} where it should have {words:?}");
             }
         }
-        attacking.close_stdin()?;
         let ended = attacking.wait()?;
         if !ended.exit.success() {
             bail!("{:?}: {}", ended.exit, ended.stderr);

@@ -26,10 +26,10 @@ const INVALID: ControlStatus = ControlStatus::InvalidParameter;
 const OVERFLOW: ControlStatus = ControlStatus::BufferOverflow;
 
 /// How often a table is set while it changes.
-const TABLES: u32 = 200;
+const TABLES: u32 = 60;
 
 /// How often the ring is filled.
-const FILLS: u32 = 20;
+const FILLS: u32 = 10;
 
 pub(super) const ATTACKS: &[Attack] = &[
     attack(

@@ -20,7 +20,7 @@ const FLOOD: Duration = Duration::from_secs(1);
 const EVENTS: u32 = 100_000;
 const STORM: Duration = Duration::from_secs(3);
 
-const CYCLES: u32 = 10;
+const CYCLES: u32 = 5;
 
 /// Frames begin at multiples of this.
 const ALIGNMENT: usize = 128;

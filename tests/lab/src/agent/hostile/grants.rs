@@ -79,7 +79,7 @@ fn one_reference(front: &mut Front) -> Result<()> {
 
 /// Pages are taken back while the packets that they are in are on their way.
 fn freed_on_the_way(front: &mut Front) -> Result<()> {
-    for _ in 0..50 {
+    for _ in 0..20 {
         let grants = (0..16).map(|_| front.grants.grant(front.domain, Access::Read));
         let grants = grants.collect::<Result<Vec<_>, _>>()?;
         let slots: Vec<_> =
@@ -95,7 +95,7 @@ fn freed_on_the_way(front: &mut Front) -> Result<()> {
 fn answers_unread(front: &mut Front) -> Result<()> {
     let page = front.grants.page(front.domain, Access::Read)?;
     page.shared().write_bytes(0, &frame(front.victim, front.own, 60));
-    for id in 0..2000 {
+    for id in 0..1000 {
         front.wait("room", |front| front.tx.room() > 0)?;
         front.show(&[TxRequest::new(page.reference, 0, NONE, id % 2, 60).into()])?;
     }

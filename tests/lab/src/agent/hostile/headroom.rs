@@ -14,7 +14,7 @@ const KEY: &str = "xdp-headroom";
 const MOST: u16 = 2048;
 
 /// How often state and headroom change.
-const FLIPS: usize = 200;
+const FLIPS: usize = 70;
 
 pub(super) const ATTACKS: &[Attack] = &[
     attack("f11-headroom", Outcome::Served, headroom),

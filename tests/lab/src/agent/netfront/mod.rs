@@ -163,7 +163,10 @@ impl Front {
     /// Meets the backend, as after a restart.
     pub(in crate::agent) fn meet(victim: [u8; 6]) -> Result<Front> {
         let mut store = Xenbus::open()?;
-        OPTIONAL.into_iter().try_for_each(|key| store.remove_if_there(&node(key)))?;
+        // What an earlier one wanted is not what this one does.
+        let keys = store.list(DIR)?;
+        let left = OPTIONAL.into_iter().filter(|key| keys.iter().any(|there| there == key));
+        left.map(node).try_for_each(|path| store.remove(&path))?;
         let (grants, events) = (Grants::open()?, Events::open()?);
         let domain = store.read(&node("backend-id"))?.parse()?;
         let backend = store.read(&node("backend"))?;

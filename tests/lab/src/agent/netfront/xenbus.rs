@@ -49,17 +49,16 @@ impl Xenbus {
         Ok(self.ask(XS_WRITE, 0, &with_value(path, value))?.is_ok())
     }
 
-    /// Removes a node.
+    /// Removes a node with all below it.
     pub(in crate::agent) fn remove(&mut self, path: &str) -> Result<()> {
         done(self.ask(XS_RM, 0, &strings(&[path]))?, path).map(drop)
     }
 
-    /// Removes a node with all below it, where there is one.
-    pub(in crate::agent) fn remove_if_there(&mut self, path: &str) -> Result<()> {
-        match self.ask(XS_RM, 0, &strings(&[path]))? {
-            Err(error) if error == "ENOENT" => Ok(()),
-            answer => done(answer, path).map(drop),
-        }
+    /// The names of what is in a node.
+    pub(in crate::agent) fn list(&mut self, path: &str) -> Result<Vec<String>> {
+        let names = done(self.ask(XS_DIRECTORY, 0, &strings(&[path]))?, path)?;
+        let names = String::from_utf8_lossy(&names);
+        Ok(names.split_terminator('\0').map(Into::into).collect())
     }
 
     /// Says who may do what with a node.
@@ -221,8 +220,8 @@ mod tests {
             (XS_WRITE, 0, b"a\0\xff\0", &[(XS_WRITE, b"OK\0")]),
             (XS_WRITE, 0, b"a\0long", &[(XS_ERROR, b"ENOSPC\0")]),
             (XS_SET_PERMS, 0, b"a\0n3\0r1\0", &[(XS_ERROR, b"EACCES\0")]),
-            (XS_RM, 0, b"a\0", &[(XS_ERROR, b"ENOENT\0")]),
-            (XS_RM, 0, b"a\0", &[(XS_ERROR, b"EACCES\0")]),
+            (XS_DIRECTORY, 0, b"a\0", &[(XS_DIRECTORY, b"b\0cd\0")]),
+            (XS_DIRECTORY, 0, b"b\0", &[(XS_DIRECTORY, b"")]),
         ]);
         assert_eq!(store.read("a").unwrap(), "1");
         assert!(store.read("b").unwrap_err().to_string().contains("not there"));
@@ -230,8 +229,8 @@ mod tests {
         assert!(!store.try_write("a", b"long").unwrap());
         let error = store.set_permissions("a", &["n3", "r1"]).unwrap_err();
         assert!(error.to_string().contains("EACCES"), "{error}");
-        store.remove_if_there("a").unwrap();
-        assert!(store.remove_if_there("a").is_err());
+        assert_eq!(store.list("a").unwrap(), ["b", "cd"]);
+        assert!(store.list("b").unwrap().is_empty());
         thread.join().unwrap();
     }
 
