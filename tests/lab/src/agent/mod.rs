@@ -2,6 +2,8 @@
 //! with a content that the other end can check, or with none that anybody wants.
 
 pub mod hostile;
+pub mod multicast;
+mod netfront;
 pub mod noise;
 pub mod pktgen;
 pub mod protocol;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use lab::agent::{hostile, pktgen, serve, stream, transfer};
+use lab::agent::{hostile, multicast, pktgen, serve, stream, transfer};
 
 const USAGE: &str = "usage: lab-agent COMMAND
   serve PORT                     run the harness's commands
@@ -20,6 +20,9 @@ const USAGE: &str = "usage: lab-agent COMMAND
   pktgen-receive PORT SHORTEST LONGEST COUNT
                                  check what Linux's packet generator sends in bursts of
                                  COUNT, by frame sizes
+  multicast-send ADDRESS         datagrams to two groups, then to this address of everybody
+  multicast-member PEER          serve vif 0 as a frontend that wants groups, as standard input
+                                 says; PEER is another guest's address
   hostile ATTACK VICTIM          make an attack on the backend of vif 0, close the vif when
                                  standard input ends; VICTIM is another guest's address";
 
@@ -53,6 +56,8 @@ fn run(args: &[String]) -> Result<()> {
             let frames = shortest.parse()?..=longest.parse()?;
             pktgen::receive(port.parse()?, frames, count.parse()?, |report| println!("{report}"))
         }
+        ["multicast-send", everybody] => multicast::send(everybody.parse()?),
+        ["multicast-member", peer] => multicast::member(peer),
         ["hostile", attack, victim] => {
             hostile::run(attack, victim).with_context(|| format!("the attack {attack}"))
         }

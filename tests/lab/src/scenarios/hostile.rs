@@ -21,7 +21,7 @@ use crate::observe::wire::Mac;
 use crate::world::{Peer, World};
 
 /// What is transferred at once.
-const MIB: u64 = 16;
+const MIB: u64 = 8;
 
 /// How often, before the attacks begin.
 const CALM: usize = 3;
@@ -82,6 +82,14 @@ pub(super) fn hostile(world: &mut World) -> Result<String> {
     ))
 }
 
+/// Starts a guest whose kernel does not drive the vif that it is given: a program may.
+pub(super) fn driverless(world: &World, name: &str, mac: Mac) -> Result<Agent> {
+    let agent = world.lab().guest(name, GuestKind::Pv, &[])?;
+    agent.run("rmmod xen-netfront && modprobe xen-gntalloc && modprobe xen-evtchn", 20)?;
+    world.attach(name, mac, "xenbr0")?;
+    Ok(agent)
+}
+
 /// The guest that breaks the rules.
 struct Attacker {
     agent: Agent,
@@ -92,11 +100,8 @@ struct Attacker {
 }
 
 impl Attacker {
-    /// Starts a guest whose kernel does not drive the vif that it is given.
     fn start(world: &World, victim: Mac) -> Result<Attacker> {
-        let agent = world.lab().guest(NAME, GuestKind::Pv, &[])?;
-        agent.run("rmmod xen-netfront && modprobe xen-gntalloc && modprobe xen-evtchn", 20)?;
-        world.attach(NAME, MAC, "xenbr0")?;
+        let agent = driverless(world, NAME, MAC)?;
         let (ours, theirs) = (world.domain_id(DRIVER_DOMAIN)?, world.domain_id(NAME)?);
         let errors = format!("/local/domain/{ours}/error/backend/vif/{theirs}/0/error");
         Ok(Attacker { agent, errors, victim })
@@ -115,13 +120,14 @@ impl Attacker {
     /// again.
     fn play(&self, world: &World, attack: &Attack) -> Result<()> {
         let attacking = self.begin(attack.name)?;
+        // What is told of it stays until the vif is connected again.
+        attacking.close_stdin()?;
         if let Some(words) = attack.outcome.error() {
             let error = world.dom0().run(&format!("xenstore-read {}", self.errors), 20)?;
             if !error.contains(words) {
                 bail!("the error is {error:?} where it should have {words:?}");
             }
         }
-        attacking.close_stdin()?;
         let ended = attacking.wait()?;
         if !ended.exit.success() {
             bail!("{:?}: {}", ended.exit, ended.stderr);

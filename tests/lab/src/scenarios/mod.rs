@@ -8,6 +8,7 @@ mod hostile;
 mod lent;
 mod life;
 mod measure;
+mod multicast;
 mod offloads;
 mod outside;
 mod streams;
@@ -79,6 +80,7 @@ pub const ALL: &[Scenario] = &[
         limit: LONG_LIMIT,
         ..scenario("hostile", "a guest that breaks all rules harms nobody else", hostile::hostile)
     },
+    scenario("multicast", "a guest gets the groups that it asks for", multicast::multicast),
     scenario("paused", "a guest that is paused for a minute disturbs nobody", lent::paused),
     scenario("map", "guests' pages reach the wire mapped or copied", lent::map),
     scenario("mastering", "the NIC may not read memory any more, in mid-transfer", lent::mastering),

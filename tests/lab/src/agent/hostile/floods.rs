@@ -7,20 +7,20 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use xen::netif::{TxFlags, TxRequest, TxSlot};
 
-use super::devices::Access;
-use super::front::{Front, frame};
-use super::{Attack, Outcome, attack};
+use super::{Attack, Outcome, attack, segments};
+use crate::agent::netfront::devices::Access;
+use crate::agent::netfront::{Front, frame};
 
 const SERVED: Outcome = Outcome::Served;
 
 /// How long a flood lasts.
-const FLOOD: Duration = Duration::from_secs(3);
+const FLOOD: Duration = Duration::from_secs(1);
 
 /// How many events a storm has, in how much time at most.
-const EVENTS: u32 = 300_000;
-const STORM: Duration = Duration::from_secs(10);
+const EVENTS: u32 = 100_000;
+const STORM: Duration = Duration::from_secs(3);
 
-const CYCLES: u32 = 10;
+const CYCLES: u32 = 5;
 
 /// Frames begin at multiples of this.
 const ALIGNMENT: usize = 128;
@@ -33,6 +33,7 @@ pub(super) const ATTACKS: &[Attack] = &[
     attack("flood-of-one", SERVED, |front| flood_for_a_while(front, &[vec![front.good()]])),
     attack("flood-in-pieces", SERVED, in_pieces),
     attack("flood-multicast", SERVED, multicast),
+    attack("f4-flood", SERVED, |front| flood_for_a_while(front, &[segments::most(front)?])),
     attack("f13-cycles", Outcome::Ended, cycles),
 ];
 

@@ -4,9 +4,9 @@
 use anyhow::{Result, bail};
 use xen::netif::{RxRequest, Status, TxFlags, TxRequest, TxSlot};
 
-use super::devices::Access;
-use super::front::{Front, frame};
 use super::{Attack, Outcome, attack};
+use crate::agent::netfront::devices::Access;
+use crate::agent::netfront::{Front, frame};
 
 const SERVED: Outcome = Outcome::Served;
 
@@ -24,7 +24,7 @@ pub(super) const ATTACKS: &[Attack] = &[
 ];
 
 /// References that nobody may read by.
-fn bad(front: &Front) -> Result<Vec<u32>> {
+pub(super) fn bad(front: &Front) -> Result<Vec<u32>> {
     let freed = front.grants.grant(front.domain, Access::Write)?;
     front.grants.free(freed)?;
     let others = front.grants.grant(0, Access::Write)?;
@@ -79,7 +79,7 @@ fn one_reference(front: &mut Front) -> Result<()> {
 
 /// Pages are taken back while the packets that they are in are on their way.
 fn freed_on_the_way(front: &mut Front) -> Result<()> {
-    for _ in 0..50 {
+    for _ in 0..20 {
         let grants = (0..16).map(|_| front.grants.grant(front.domain, Access::Read));
         let grants = grants.collect::<Result<Vec<_>, _>>()?;
         let slots: Vec<_> =
@@ -95,7 +95,7 @@ fn freed_on_the_way(front: &mut Front) -> Result<()> {
 fn answers_unread(front: &mut Front) -> Result<()> {
     let page = front.grants.page(front.domain, Access::Read)?;
     page.shared().write_bytes(0, &frame(front.victim, front.own, 60));
-    for id in 0..2000 {
+    for id in 0..1000 {
         front.wait("room", |front| front.tx.room() > 0)?;
         front.show(&[TxRequest::new(page.reference, 0, NONE, id % 2, 60).into()])?;
     }

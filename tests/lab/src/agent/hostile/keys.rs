@@ -5,16 +5,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::devices::Access;
-use super::front::{Front, node};
 use super::{Attack, Outcome, attack};
+use crate::agent::netfront::devices::Access;
+use crate::agent::netfront::{Front, node};
 
 const SERVED: Outcome = Outcome::Served;
 const NO_TX_RING: Outcome = Outcome::Refused("mapping tx-ring-ref");
 const NO_PORT: Outcome = Outcome::Refused("binding event-channel");
 
 /// How long states change.
-const FLIPS: Duration = Duration::from_secs(3);
+const FLIPS: Duration = Duration::from_secs(1);
 
 pub(super) const ATTACKS: &[Attack] = &[
     attack("f8-one-ring", Outcome::Refused("rx-ring-ref contradicts tx-ring-ref"), |front| {
@@ -56,9 +56,6 @@ pub(super) const ATTACKS: &[Attack] = &[
     attack("f9-nul", Outcome::Refused("feature-sg"), |front| offer(front, "feature-sg", "1\0")),
     attack("f9-utf8", Outcome::Refused("rx-ring-ref"), |front| offer(front, "rx-ring-ref", "жы")),
     attack("f9-long", Outcome::Refused("feature-rx-notify"), long),
-    attack("f9-queues", Outcome::Refused("multi-queue-num-queues"), |front| {
-        offer(front, "multi-queue-num-queues", "65535")
-    }),
     attack("f9-no-copy", Outcome::Refused("request-rx-copy"), |front| {
         offer(front, "request-rx-copy", "0")
     }),
@@ -76,7 +73,7 @@ pub(super) const ATTACKS: &[Attack] = &[
 ];
 
 /// Connects with one key of its own.
-fn offer(front: &mut Front, key: &str, value: &str) -> Result<()> {
+pub(super) fn offer(front: &mut Front, key: &str, value: &str) -> Result<()> {
     front.publish(&front.keys().with(key, value))
 }
 

@@ -1,21 +1,22 @@
-//! A network frontend of user space that breaks the rules, one of them a run, on a
-//! guest's kernel that leaves its vif alone. It knows what each attack must lead to as
+//! A network frontend of user space that breaks the rules, one of them a run. It knows what each attack must lead to as
 //! far as a guest can see that; what only the toolstack sees is the harness's to check.
 
-mod devices;
+mod control;
 mod floods;
-mod front;
 mod grants;
+mod groups;
+mod headroom;
 mod keys;
+mod queues;
 mod rings;
+mod segments;
 mod slots;
-mod xenbus;
 
 use std::io::{self, Read};
 
 use anyhow::{Context, Result, bail};
 
-use front::Front;
+use super::netfront::{self, Front};
 
 /// What an attack leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,12 +42,14 @@ impl Outcome {
 }
 
 /// One attack. Those that are refused are made on a frontend that has not connected, all
-/// others on one that is served.
+/// others on one that is served, unless they connect it as they need it.
 pub struct Attack {
     /// How it is called: after the item of NETBACK-SPEC that it is about.
     pub name: &'static str,
     /// What it leads to.
     pub outcome: Outcome,
+    /// Whether it is made on a frontend that is served.
+    is_served: bool,
     play: fn(&mut Front) -> Result<()>,
 }
 
@@ -55,7 +58,14 @@ const fn attack(
     outcome: Outcome,
     play: fn(&mut Front) -> Result<()>,
 ) -> Attack {
-    Attack { name, outcome, play }
+    Attack { name, outcome, is_served: !matches!(outcome, Outcome::Refused(_)), play }
+}
+
+impl Attack {
+    /// The same on a frontend that has not connected yet.
+    const fn unconnected(self) -> Attack {
+        Attack { is_served: false, ..self }
+    }
 }
 
 /// The attack that goes on until the guest is no more.
@@ -68,21 +78,33 @@ pub const PLAYED: &str = "played";
 /// frontend does works still.
 pub fn attacks() -> impl Iterator<Item = &'static Attack> {
     const HONEST: Attack = attack("honest", Outcome::Served, |_| Ok(()));
-    let all = [rings::ATTACKS, slots::ATTACKS, grants::ATTACKS, keys::ATTACKS, floods::ATTACKS];
-    all.into_iter().flatten().chain([&HONEST])
+    const ALL: [&[Attack]; 10] = [
+        rings::ATTACKS,
+        slots::ATTACKS,
+        segments::ATTACKS,
+        grants::ATTACKS,
+        keys::ATTACKS,
+        queues::ATTACKS,
+        control::ATTACKS,
+        groups::ATTACKS,
+        headroom::ATTACKS,
+        floods::ATTACKS,
+    ];
+    ALL.into_iter().flatten().chain([&HONEST])
 }
 
 /// Makes an attack and waits for its outcome, tells of it, and closes the vif when
 /// standard input ends.
 pub fn run(name: &str, victim: &str) -> Result<()> {
-    let victim = front::mac(victim)?;
+    let victim = netfront::mac(victim)?;
     if name == ENDLESS {
         return floods::without_end(&mut Front::meet(victim)?);
     }
     let attack = attacks().find(|attack| attack.name == name);
-    let Attack { outcome, play, .. } = attack.with_context(|| format!("no attack {name}"))?;
+    let Attack { outcome, is_served, play, .. } =
+        attack.with_context(|| format!("no attack {name}"))?;
     let mut front = Front::meet(victim)?;
-    if !matches!(outcome, Outcome::Refused(_)) {
+    if *is_served {
         front.connect()?;
         front.takes_what_is_sent()?;
     }

@@ -5,8 +5,8 @@ use std::thread;
 use anyhow::Result;
 use xen::ring::Word;
 
-use super::front::Front;
 use super::{Attack, Outcome, attack};
+use crate::agent::netfront::Front;
 
 const BROKEN: Outcome = Outcome::Broken("producer index");
 

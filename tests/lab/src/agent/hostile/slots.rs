@@ -1,12 +1,12 @@
 //! What slots say: bytes outside of pages, sizes that do not add up, chains without an
 //! end, extra info that nobody defined, headers of which nothing is true (F-2 to F-5).
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use xen::netif::{ExtraFlags, ExtraInfo, Status, TxFlags, TxRequest, TxSlot};
 
-use super::devices::Access;
-use super::front::{Front, frame};
 use super::{Attack, Outcome, attack};
+use crate::agent::netfront::devices::Access;
+use crate::agent::netfront::{Front, frame};
 
 const MORE: TxFlags = TxFlags::MORE_DATA;
 const EXTRA: TxFlags = TxFlags::EXTRA_INFO;
@@ -17,6 +17,13 @@ const CROSSES: Outcome = Outcome::Broken("crosses its page");
 const LONG: Outcome = Outcome::Broken("20 slots");
 const ENDLESS: Outcome = Outcome::Broken("goes on beyond");
 const UNKNOWN: Outcome = Outcome::Broken("unknown type");
+
+/// Types of extra info.
+const GSO: u8 = 1;
+pub(super) const ADD: u8 = 2;
+pub(super) const REMOVE: u8 = 3;
+const HASH: u8 = 4;
+const XDP: u8 = 5;
 
 /// Slots by their flags, offsets and sizes.
 type Slots<'a> = &'a [(TxFlags, u16, u16)];
@@ -41,10 +48,10 @@ pub(super) const ATTACKS: &[Attack] = &[
     attack("f3-255-slots", LONG, |front| front.show(&chain(front, 254))),
     attack("f3-beyond-producer", ENDLESS, |front| show(front, &[(MORE, 0, 1000), (MORE, 0, 1)])),
     attack("f3-extra-beyond-producer", ENDLESS, |front| show(front, &[(EXTRA, 0, 60)])),
-    attack("f3-extras-all-round", ENDLESS, |front| extras(front, &[(4, 255)])),
+    attack("f3-extras-all-round", ENDLESS, |front| extras(front, &[(HASH, 255)])),
     attack("f3-extra-type-0", UNKNOWN, |front| extras(front, &[(0, 1)])),
     attack("f3-extra-type-255", UNKNOWN, |front| extras(front, &[(255, 1)])),
-    attack("f3-extras-refused", SERVED, extras_refused),
+    attack("f3-extras-answered", SERVED, extras_answered),
     attack("f5-headers", SERVED, headers),
 ];
 
@@ -85,8 +92,9 @@ fn sizes(front: &mut Front) -> Result<()> {
     cases.into_iter().try_for_each(|case| front.refused(&slots(front, case)))
 }
 
+/// Extra info that can be, of a type that may be none.
 fn extra(kind: u8, flags: ExtraFlags) -> TxSlot {
-    ExtraInfo::new(kind, flags, [0xFF; 6]).into()
+    ExtraInfo::new(kind, flags, [1; 6]).into()
 }
 
 /// A packet with these types of extra info, each so many times.
@@ -103,15 +111,30 @@ fn extras(front: &Front, kinds: &[(u8, usize)]) -> Result<()> {
     front.show(&with_extras(front, kinds))
 }
 
-/// Twice the same, and those of features that nobody offered (P-11).
-fn extras_refused(front: &mut Front) -> Result<()> {
-    let refused = [Status::Error as i16, Status::Null as i16];
-    for kinds in [&[(4, 1), (4, 1)][..], &[(1, 1)], &[(2, 1)], &[(3, 1)], &[(5, 1)], &[(4, 200)]] {
+/// Those that mean something, twice the same, those that no packet to be sent has (P-11), and
+/// segmentation of what is no segment.
+fn extras_answered(front: &mut Front) -> Result<()> {
+    let cases = [
+        (Status::Okay, &[(HASH, 1)][..]),
+        (Status::Okay, &[(ADD, 1)]),
+        (Status::Okay, &[(REMOVE, 1)]),
+        (Status::Okay, &[(REMOVE, 1), (ADD, 1)]),
+        (Status::Error, &[(GSO, 1)]),
+        (Status::Error, &[(XDP, 1)]),
+        (Status::Error, &[(HASH, 2)]),
+        (Status::Error, &[(GSO, 2)]),
+        (Status::Error, &[(ADD, 2)]),
+        (Status::Error, &[(REMOVE, 2)]),
+        (Status::Error, &[(HASH, 200)]),
+    ];
+    for (first, kinds) in cases {
         let mut slots = with_extras(front, kinds);
         slots.pop();
         let (last, _) = kinds[kinds.len() - 1];
         slots.push(extra(last, ExtraFlags::empty()));
-        front.answered(&slots, |status| refused.contains(&status))?;
+        let mut wanted = vec![Status::Null; slots.len()];
+        wanted[0] = first;
+        front.answered_by(&slots, &wanted).with_context(|| format!("extra info {kinds:?}"))?;
     }
     Ok(())
 }

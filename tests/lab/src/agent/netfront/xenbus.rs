@@ -16,16 +16,16 @@ const ATTEMPTS: u32 = 20;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What xenstored says: a payload, or the name of an error.
-pub(super) type Answer = Result<Vec<u8>, String>;
+pub(in crate::agent) type Answer = Result<Vec<u8>, String>;
 
 /// A connection.
-pub(super) struct Xenbus {
+pub(in crate::agent) struct Xenbus {
     file: File,
     watched: BTreeSet<String>,
 }
 
 impl Xenbus {
-    pub(super) fn open() -> Result<Xenbus> {
+    pub(in crate::agent) fn open() -> Result<Xenbus> {
         let path = "/dev/xen/xenbus";
         Ok(Xenbus::over(OpenOptions::new().read(true).write(true).open(path).context(path)?))
     }
@@ -35,33 +35,44 @@ impl Xenbus {
     }
 
     /// Reads a node.
-    pub(super) fn read(&mut self, path: &str) -> Result<String> {
+    pub(in crate::agent) fn read(&mut self, path: &str) -> Result<String> {
         self.value(path)?.with_context(|| format!("{path} is not there"))
     }
 
     /// Writes a node.
-    pub(super) fn write(&mut self, path: &str, value: &[u8]) -> Result<()> {
+    pub(in crate::agent) fn write(&mut self, path: &str, value: &[u8]) -> Result<()> {
         done(self.ask(XS_WRITE, 0, &with_value(path, value))?, path).map(drop)
     }
 
     /// Writes a node if xenstored lets it be written; whether it did.
-    pub(super) fn try_write(&mut self, path: &str, value: &[u8]) -> Result<bool> {
+    pub(in crate::agent) fn try_write(&mut self, path: &str, value: &[u8]) -> Result<bool> {
         Ok(self.ask(XS_WRITE, 0, &with_value(path, value))?.is_ok())
     }
 
-    /// Removes a node.
-    pub(super) fn remove(&mut self, path: &str) -> Result<()> {
+    /// Removes a node with all below it.
+    pub(in crate::agent) fn remove(&mut self, path: &str) -> Result<()> {
         done(self.ask(XS_RM, 0, &strings(&[path]))?, path).map(drop)
     }
 
+    /// The names of what is in a node.
+    pub(in crate::agent) fn list(&mut self, path: &str) -> Result<Vec<String>> {
+        let names = done(self.ask(XS_DIRECTORY, 0, &strings(&[path]))?, path)?;
+        let names = String::from_utf8_lossy(&names);
+        Ok(names.split_terminator('\0').map(Into::into).collect())
+    }
+
     /// Says who may do what with a node.
-    pub(super) fn set_permissions(&mut self, path: &str, permissions: &[&str]) -> Result<()> {
+    pub(in crate::agent) fn set_permissions(
+        &mut self,
+        path: &str,
+        permissions: &[&str],
+    ) -> Result<()> {
         let parts = [&[path], permissions].concat();
         done(self.ask(XS_SET_PERMS, 0, &strings(&parts))?, path).map(drop)
     }
 
     /// Writes nodes, all or none.
-    pub(super) fn write_all<'a>(
+    pub(in crate::agent) fn write_all<'a>(
         &mut self,
         nodes: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
     ) -> Result<()> {
@@ -80,7 +91,12 @@ impl Xenbus {
     }
 
     /// Waits until a node has one of these values; returns which.
-    pub(super) fn wait(&mut self, path: &str, wanted: &[&str], limit: Duration) -> Result<String> {
+    pub(in crate::agent) fn wait(
+        &mut self,
+        path: &str,
+        wanted: &[&str],
+        limit: Duration,
+    ) -> Result<String> {
         let until = Instant::now() + limit;
         if self.watched.insert(path.into()) {
             done(self.ask(XS_WATCH, 0, &strings(&[path, path]))?, path)?;
@@ -204,6 +220,8 @@ mod tests {
             (XS_WRITE, 0, b"a\0\xff\0", &[(XS_WRITE, b"OK\0")]),
             (XS_WRITE, 0, b"a\0long", &[(XS_ERROR, b"ENOSPC\0")]),
             (XS_SET_PERMS, 0, b"a\0n3\0r1\0", &[(XS_ERROR, b"EACCES\0")]),
+            (XS_DIRECTORY, 0, b"a\0", &[(XS_DIRECTORY, b"b\0cd\0")]),
+            (XS_DIRECTORY, 0, b"b\0", &[(XS_DIRECTORY, b"")]),
         ]);
         assert_eq!(store.read("a").unwrap(), "1");
         assert!(store.read("b").unwrap_err().to_string().contains("not there"));
@@ -211,6 +229,8 @@ mod tests {
         assert!(!store.try_write("a", b"long").unwrap());
         let error = store.set_permissions("a", &["n3", "r1"]).unwrap_err();
         assert!(error.to_string().contains("EACCES"), "{error}");
+        assert_eq!(store.list("a").unwrap(), ["b", "cd"]);
+        assert!(store.list("b").unwrap().is_empty());
         thread.join().unwrap();
     }
 

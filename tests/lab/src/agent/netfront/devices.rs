@@ -79,7 +79,7 @@ impl Request for Free {
 
 /// What another domain may do with a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Access {
+pub(in crate::agent) enum Access {
     /// Look at it.
     Read,
     /// Change it as well.
@@ -88,23 +88,23 @@ pub(super) enum Access {
 
 /// A page granted.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Grant {
+pub(in crate::agent) struct Grant {
     /// What the other domain calls it by.
-    pub(super) reference: u32,
+    pub(in crate::agent) reference: u32,
     index: u64,
 }
 
 /// A granted page that this program sees, for as long as it runs.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Page {
+pub(in crate::agent) struct Page {
     /// What the other domain calls it by.
-    pub(super) reference: u32,
+    pub(in crate::agent) reference: u32,
     base: NonNull<u8>,
 }
 
 impl Page {
     /// Access to its bytes.
-    pub(super) fn shared(&self) -> SharedPage {
+    pub(in crate::agent) fn shared(&self) -> SharedPage {
         // SAFETY: `base` is a page that `Grants::page` mapped and nobody unmaps; there
         // are no references into it.
         unsafe { SharedPage::new(self.base) }
@@ -112,15 +112,15 @@ impl Page {
 }
 
 /// The device for grants. What was granted ends with the program.
-pub(super) struct Grants(File);
+pub(in crate::agent) struct Grants(File);
 
 impl Grants {
-    pub(super) fn open() -> io::Result<Grants> {
+    pub(in crate::agent) fn open() -> io::Result<Grants> {
         open("/dev/xen/gntalloc").map(Grants)
     }
 
     /// Grants a new page, of zeros, to a domain.
-    pub(super) fn grant(&self, to: u16, access: Access) -> io::Result<Grant> {
+    pub(in crate::agent) fn grant(&self, to: u16, access: Access) -> io::Result<Grant> {
         let flags = u16::from(access == Access::Write);
         let mut request = Allocate { domain: to, flags, count: 1, index: 0, reference: 0 };
         call(&self.0, &mut request)?;
@@ -128,12 +128,12 @@ impl Grants {
     }
 
     /// Takes a page back that this program does not see.
-    pub(super) fn free(&self, grant: Grant) -> io::Result<()> {
+    pub(in crate::agent) fn free(&self, grant: Grant) -> io::Result<()> {
         call(&self.0, &mut Free { index: grant.index, count: 1 }).map(drop)
     }
 
     /// Grants a new page that this program sees as well.
-    pub(super) fn page(&self, to: u16, access: Access) -> io::Result<Page> {
+    pub(in crate::agent) fn page(&self, to: u16, access: Access) -> io::Result<Page> {
         let Grant { reference, index } = self.grant(to, access)?;
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping, wherever there is room.
@@ -179,24 +179,24 @@ impl Request for Notify {
 }
 
 /// The device for event channels. They are closed with the program.
-pub(super) struct Events(File);
+pub(in crate::agent) struct Events(File);
 
 impl Events {
-    pub(super) fn open() -> io::Result<Events> {
+    pub(in crate::agent) fn open() -> io::Result<Events> {
         open("/dev/xen/evtchn").map(Events)
     }
 
     /// A port that this domain may bind.
-    pub(super) fn offer(&self, to: u16) -> io::Result<u32> {
+    pub(in crate::agent) fn offer(&self, to: u16) -> io::Result<u32> {
         let port = call(&self.0, &mut BindUnbound { domain: to.into() })?;
         u32::try_from(port).map_err(io::Error::other)
     }
 
-    pub(super) fn notify(&self, port: u32) -> io::Result<()> {
+    pub(in crate::agent) fn notify(&self, port: u32) -> io::Result<()> {
         call(&self.0, &mut Notify { port }).map(drop)
     }
 
-    pub(super) fn close(&self, port: u32) -> io::Result<()> {
+    pub(in crate::agent) fn close(&self, port: u32) -> io::Result<()> {
         call(&self.0, &mut Unbind { port }).map(drop)
     }
 }
