@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use kernel::packet::MacAddress;
-use kernel::switch::{PartialChecksums, VlanError, Vlans};
+use kernel::switch::{Versions, VlanError, Vlans};
 use xen::event::RemotePort;
 use xen::grant::GrantRef;
 use xen::store;
@@ -345,8 +345,8 @@ impl VifConfig {
 impl Frontend {
     /// Over which versions of IP it takes segments that are still to be cut. They come in
     /// many pages and without a checksum: it has to take those as well.
-    pub const fn segmentation(&self) -> PartialChecksums {
-        PartialChecksums {
+    pub const fn segmentation(&self) -> Versions {
+        Versions {
             v4: self.gso_v4 && self.scatter_gather && self.ipv4_checksum,
             v6: self.gso_v6 && self.scatter_gather && self.ipv6_checksum,
         }
@@ -625,7 +625,7 @@ mod tests {
             ..frontend_with("feature-sg", "1").unwrap()
         };
         let taken = |frontend: Frontend| {
-            let PartialChecksums { v4, v6 } = frontend.segmentation();
+            let Versions { v4, v6 } = frontend.segmentation();
             [v4, v6]
         };
         assert_eq!(taken(all.clone()), [true, true]);

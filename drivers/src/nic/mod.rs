@@ -12,7 +12,7 @@ use core::fmt;
 
 use kernel::Pools;
 use kernel::packet::{Batch, ETHERNET_HEADER, MacAddress, VLAN_TAG};
-use kernel::switch::{PartialChecksums, Port};
+use kernel::switch::{Port, Versions};
 use xen::Instant;
 
 pub use buffers::{BufferProvider, PoolBuffers, Window};
@@ -70,7 +70,7 @@ pub trait Nic: Port {
 
     /// Over which version of IP the device cuts TCP segments
     /// ([`PortConfig::segmentation`](kernel::switch::PortConfig::segmentation)).
-    fn segmentation(&self) -> PartialChecksums;
+    fn segmentation(&self) -> Versions;
 
     /// The link, as last seen.
     fn link(&self) -> Link;

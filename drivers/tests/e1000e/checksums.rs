@@ -3,7 +3,7 @@
 use drivers::nic::{Cause, Nic};
 use etherparse::PacketBuilder;
 use kernel::packet::Checksum;
-use kernel::switch::{PartialChecksums, Port};
+use kernel::switch::{Port, Versions};
 
 use crate::send::{PAGES, cut};
 use crate::world::{RING, World};
@@ -90,7 +90,7 @@ fn payload(len: usize) -> Vec<u8> {
 #[test]
 fn all_kinds_of_checksums_are_made_wherever_the_payload_lies() {
     let mut world = World::running();
-    assert_eq!(world.nic.partial_checksums(), PartialChecksums::ALL);
+    assert_eq!(world.nic.partial_checksums(), Versions::ALL);
     let mut made = 0;
     for kind in KINDS {
         for len in [0, 1, 2, 500, 501, 1400] {

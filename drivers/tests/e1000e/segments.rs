@@ -4,7 +4,7 @@ use drivers::nic::Nic;
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use kernel::memory::Size;
 use kernel::packet::{Checksum, Fragment, Gso, Packet, Version};
-use kernel::switch::PartialChecksums;
+use kernel::switch::Versions;
 
 use crate::send::{PAGES, cut};
 use crate::world::{RING, World};
@@ -125,7 +125,7 @@ fn shapes(payload: usize) -> impl Iterator<Item = Whole> {
 }
 
 fn cuts(mut world: World) {
-    assert_eq!(world.nic.segmentation(), PartialChecksums::ALL);
+    assert_eq!(world.nic.segmentation(), Versions::ALL);
     let mut sent = 0;
     for adjacent in [false, true] {
         world.set_adjacent(adjacent);

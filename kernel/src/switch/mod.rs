@@ -38,7 +38,7 @@ use vlan::InVlan;
 pub use bridge::{BridgeCounters, PinError, Seed};
 pub use counters::{Counters, DropReason, Traffic};
 pub use groups::{Groups, TooManyGroups};
-pub use port::{Holding, JoinError, PartialChecksums, Port, PortConfig, PortId, Ports};
+pub use port::{Holding, JoinError, Port, PortConfig, PortId, Ports, Versions};
 pub use queue::{Lane, MAX_LANES, PortQueue, QueueLimits};
 pub use slow::{PuntReason, Punted, SlowPath};
 pub use switches::{BadName, BridgeName, Limits, Switches};
@@ -242,7 +242,7 @@ impl Switch {
     }
 
     /// Takes note of which segments a port takes uncut.
-    fn set_segmentation(&mut self, id: PortId, segmentation: PartialChecksums) {
+    fn set_segmentation(&mut self, id: PortId, segmentation: Versions) {
         if let Some(state) = self.index(id).and_then(|index| self.state_mut(index)) {
             state.config.segmentation = segmentation;
         }

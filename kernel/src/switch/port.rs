@@ -48,7 +48,7 @@ pub struct PortConfig {
     /// Over which version of IP it takes TCP segments that are still to be cut
     /// ([`Gso`]), with their checksum still to be made; an uplink, for its device, those that
     /// [suit one](Gso::suits_a_device). For others the switch cuts them.
-    pub segmentation: PartialChecksums,
+    pub segmentation: Versions,
     /// The VLANs it takes part in, where that is configured. If it is for one port of a
     /// switch, all others have VLANs as well: the uplink all of them, and any other VLAN 1.
     pub vlans: Option<Box<Vlans>>,
@@ -96,23 +96,23 @@ pub enum Holding {
     Mapped(Duration),
 }
 
-/// Which packets a port takes with their checksum still to be made
-/// ([`Checksum::Partial`](crate::packet::Checksum::Partial)).
+/// Versions of IP over which something is done: packets taken with their checksum still to
+/// be made ([`Checksum::Partial`](crate::packet::Checksum::Partial)), or still to be cut.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct PartialChecksums {
-    /// TCP and UDP over IPv4.
+pub struct Versions {
+    /// IPv4.
     pub v4: bool,
-    /// TCP and UDP over IPv6.
+    /// IPv6.
     pub v6: bool,
 }
 
-impl PartialChecksums {
-    /// None: the switch makes them all.
+impl Versions {
+    /// None: the switch does it itself.
     pub const NONE: Self = Self { v4: false, v6: false };
-    /// All of them.
+    /// Both.
     pub const ALL: Self = Self { v4: true, v6: true };
 
-    /// Whether those over one version of IP are taken.
+    /// Whether it is done over this one.
     pub const fn over(self, version: Version) -> bool {
         match version {
             Version::V4 => self.v4,
@@ -168,7 +168,7 @@ pub trait Port {
     /// with the pseudo-header's sum in the field. Where they are still to be cut
     /// ([`PortConfig::segmentation`]), nobody else looks at their headers, which are for the
     /// port to make a device's [`Prototype`](crate::packet::Prototype) of.
-    fn partial_checksums(&self) -> PartialChecksums;
+    fn partial_checksums(&self) -> Versions;
 }
 
 /// Where the switch finds what is behind its ports.

@@ -13,7 +13,7 @@ use xen::netif::Status;
 use xen::{Hypervisor, Instant};
 
 use super::counters::DropReason;
-use super::port::{Holding, PartialChecksums, Port, Ports};
+use super::port::{Holding, Port, Ports, Versions};
 use super::{PortState, Switch};
 use crate::defect::{self, Defect};
 use crate::memory::{Buffers, Size};
@@ -82,7 +82,7 @@ enum Change {
 /// What a port takes.
 struct Terms {
     holding: Holding,
-    partial: PartialChecksums,
+    partial: Versions,
     /// How many regions the device still takes, where there is one.
     room: usize,
 }
@@ -100,8 +100,8 @@ impl Terms {
             return None;
         }
         let ip = || Ethernet::parse(packet.headers(buffers)).ok()?.ip();
-        let taken = self.partial == PartialChecksums::ALL
-            || ip().is_some_and(|version| self.partial.over(version));
+        let taken =
+            self.partial == Versions::ALL || ip().is_some_and(|version| self.partial.over(version));
         let device = !matches!(self.holding, Holding::Granted(_));
         if device && packet.meta.gso.is_some() {
             return (!packet.owns_headers(buffers)).then_some(Change::Headers);

@@ -10,7 +10,7 @@ use super::Switch;
 use super::bridge::Seed;
 use super::counters::Counters;
 use super::groups::Groups;
-use super::port::{JoinError, PartialChecksums, PortConfig, PortId, Ports};
+use super::port::{JoinError, PortConfig, PortId, Ports, Versions};
 use super::slow::{Punted, SlowPath};
 use crate::Pools;
 use crate::packet::{Batch, MacAddress, flow};
@@ -212,7 +212,7 @@ impl Switches {
 
     /// Takes note of which TCP segments a port takes uncut from now on, as
     /// [`PortConfig::segmentation`] says it of the start. What waits for it stays as it is.
-    pub fn set_segmentation(&mut self, port: PortId, segmentation: PartialChecksums) {
+    pub fn set_segmentation(&mut self, port: PortId, segmentation: Versions) {
         if let Some(switch) = self.switch_mut(port) {
             switch.set_segmentation(port, segmentation);
         }

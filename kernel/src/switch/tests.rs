@@ -38,7 +38,7 @@ fn config(address: Option<[u8; 6]>) -> PortConfig {
         uplink: false,
         mtu: 1500,
         tags: 2,
-        segmentation: PartialChecksums::NONE,
+        segmentation: Versions::NONE,
         vlans: None,
         queue: QueueLimits { packets: 40, bytes: 40 * 1526, wait: WAIT },
     }
@@ -48,7 +48,7 @@ fn config(address: Option<[u8; 6]>) -> PortConfig {
 struct Far {
     guests: Guests,
     holding: Holding,
-    partial: PartialChecksums,
+    partial: Versions,
     /// How many packets it still takes.
     budget: usize,
     sent: Vec<(Vec<u8>, Checksum)>,
@@ -97,7 +97,7 @@ impl Port for Far {
         usize::MAX
     }
 
-    fn partial_checksums(&self) -> PartialChecksums {
+    fn partial_checksums(&self) -> Versions {
         self.partial
     }
 }
@@ -165,7 +165,7 @@ impl World {
         let far = Far {
             guests: self.guests.clone(),
             holding: LENDING,
-            partial: PartialChecksums::ALL,
+            partial: Versions::ALL,
             budget: usize::MAX,
             sent: Vec::new(),
             lent: 0,
@@ -753,8 +753,8 @@ fn checksums_are_made_for_ports_that_want_them_and_for_no_others() {
         for lent in [false, true] {
             let mut world = World::new();
             let ports: [PortId; 4] = world.joined();
-            world.far(ports[2]).partial = PartialChecksums { v4: true, v6: false };
-            world.far(ports[3]).partial = PartialChecksums::NONE;
+            world.far(ports[2]).partial = Versions { v4: true, v6: false };
+            world.far(ports[3]).partial = Versions::NONE;
             // Nobody asked for these to be made, right or wrong.
             let complete = datagram(v6, BROADCAST, 0x1234);
             world.send(ports[0], &complete);
@@ -837,7 +837,7 @@ fn checksums_that_a_device_cannot_make_are_made_for_it() {
 fn a_checksum_is_made_in_place_where_nobody_else_looks() {
     let mut world = World::new();
     let [a, b] = world.joined();
-    world.far(b).partial = PartialChecksums::NONE;
+    world.far(b).partial = Versions::NONE;
     let mut packet = world.private(&datagram(false, guest_mac(1), 0x1234));
     packet.meta.checksum = Checksum::Partial;
     let buffers: Vec<_> = core::iter::from_fn(|| world.pools.buffers.take(Size::Large)).collect();
@@ -853,7 +853,7 @@ fn what_has_no_checksum_to_be_made_is_dropped() {
     for lent in [false, true] {
         let mut world = World::new();
         let [a, b, c] = world.joined();
-        world.far(b).partial = PartialChecksums::NONE;
+        world.far(b).partial = Versions::NONE;
         let bytes = frame(guest_mac(1), guest_mac(0), 120);
         let mut packet = match lent {
             true => world.lent(0, &bytes, 64, 4000),
@@ -1278,10 +1278,10 @@ fn set_up(world: &mut World, guest: usize) -> PortId {
     let port = world.join("xenbr0", config);
     let far = world.far(port);
     (far.holding, far.partial) = match guest {
-        0 => (LENDING, PartialChecksums::ALL),
-        1 => (LENDING, PartialChecksums::NONE),
-        2 => (Holding::Private, PartialChecksums { v4: true, v6: false }),
-        _ => (Holding::Private, PartialChecksums::NONE),
+        0 => (LENDING, Versions::ALL),
+        1 => (LENDING, Versions::NONE),
+        2 => (Holding::Private, Versions { v4: true, v6: false }),
+        _ => (Holding::Private, Versions::NONE),
     };
     far.budget = 0;
     port

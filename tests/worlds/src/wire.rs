@@ -12,7 +12,7 @@ use std::time::Duration;
 use drivers::nic::{Cause, Link, Nic, Statistics, Status};
 use kernel::memory::Size;
 use kernel::packet::{Batch, Checksum, Linear, MacAddress, Packet};
-use kernel::switch::{Holding, PartialChecksums, Port, PortQueue, Traffic};
+use kernel::switch::{Holding, Port, PortQueue, Traffic, Versions};
 use kernel::{DmaRegion, DmaRegions, HEADROOM, Pools};
 use xen::fake::FakeXen;
 use xen::{Hypervisor, Instant};
@@ -301,8 +301,8 @@ impl Port for ScriptedNic {
         self.wire.state().room(&self.lent)
     }
 
-    fn partial_checksums(&self) -> PartialChecksums {
-        PartialChecksums::NONE
+    fn partial_checksums(&self) -> Versions {
+        Versions::NONE
     }
 }
 
@@ -375,8 +375,8 @@ impl Nic for ScriptedNic {
         MacAddress::new([0x02, 0, 0, 0, 0, 0x01])
     }
 
-    fn segmentation(&self) -> PartialChecksums {
-        PartialChecksums::NONE
+    fn segmentation(&self) -> Versions {
+        Versions::NONE
     }
 
     fn link(&self) -> Link {

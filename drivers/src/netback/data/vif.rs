@@ -8,7 +8,7 @@ use kernel::Pools;
 use kernel::memory::{Buffers, MapError};
 use kernel::packet::{Batch, Packet, flow};
 use kernel::pages::ShardId;
-use kernel::switch::{Groups, Holding, MAX_WAIT, PartialChecksums, Port, PortQueue, Traffic};
+use kernel::switch::{Groups, Holding, MAX_WAIT, Port, PortQueue, Traffic, Versions};
 use xen::event::EventPort;
 use xen::{DomainId, Errno, Hypervisor, Instant};
 
@@ -106,9 +106,9 @@ pub struct Vif<H: Hypervisor> {
     /// The queue whose turn it is to be taken from.
     turn: usize,
     rx_notify: bool,
-    partial_checksums: PartialChecksums,
+    partial_checksums: Versions,
     /// What the frontend takes uncut, headroom aside.
-    segmentation: PartialChecksums,
+    segmentation: Versions,
     /// Whether it wants any headroom.
     has_headroom: bool,
     common: Common,
@@ -134,10 +134,7 @@ impl<H: Hypervisor> Vif<H> {
             steering: Steering::new(count, seed),
             turn: 0,
             rx_notify: frontend.rx_notify,
-            partial_checksums: PartialChecksums {
-                v4: frontend.ipv4_checksum,
-                v6: frontend.ipv6_checksum,
-            },
+            partial_checksums: Versions { v4: frontend.ipv4_checksum, v6: frontend.ipv6_checksum },
             segmentation: frontend.segmentation(),
             has_headroom: false,
             common: Common::default(),
@@ -193,8 +190,8 @@ impl<H: Hypervisor> Vif<H> {
     /// Over which versions of IP the guest takes TCP segments that are still to be cut, now.
     /// With headroom in each page the longest would need more slots than its driver takes of
     /// a packet (P-18), so it gets none.
-    pub const fn segmentation(&self) -> PartialChecksums {
-        if self.has_headroom { PartialChecksums::NONE } else { self.segmentation }
+    pub const fn segmentation(&self) -> Versions {
+        if self.has_headroom { Versions::NONE } else { self.segmentation }
     }
 
     /// The groups that the guest wants multicast of, `None` for all, where that changed
@@ -476,7 +473,7 @@ impl<H: Hypervisor> Port for Vif<H> {
         open.then_some(queue)
     }
 
-    fn partial_checksums(&self) -> PartialChecksums {
+    fn partial_checksums(&self) -> Versions {
         self.partial_checksums
     }
 }

@@ -29,7 +29,7 @@ use core::time::Duration;
 use kernel::Pools;
 use kernel::memory::{DmaPage, Registers};
 use kernel::packet::{Batch, MacAddress};
-use kernel::switch::{Holding, PartialChecksums, Port, PortQueue, Traffic};
+use kernel::switch::{Holding, Port, PortQueue, Traffic, Versions};
 use log::Level;
 use xen::Instant;
 
@@ -309,8 +309,8 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> Port for E1000e<R, C, B> {
         sent
     }
 
-    fn partial_checksums(&self) -> PartialChecksums {
-        PartialChecksums::ALL
+    fn partial_checksums(&self) -> Versions {
+        Versions::ALL
     }
 
     fn holding(&self) -> Holding {
@@ -436,8 +436,8 @@ impl<R: Registers, C: ConfigSpace, B: BufferProvider> Nic for E1000e<R, C, B> {
         self.mac
     }
 
-    fn segmentation(&self) -> PartialChecksums {
-        PartialChecksums::ALL
+    fn segmentation(&self) -> Versions {
+        Versions::ALL
     }
 
     fn link(&self) -> Link {

@@ -49,8 +49,8 @@ impl Port for Laned {
         (self.closed != Some(lane)).then_some(lane)
     }
 
-    fn partial_checksums(&self) -> PartialChecksums {
-        PartialChecksums::ALL
+    fn partial_checksums(&self) -> Versions {
+        Versions::ALL
     }
 }
 

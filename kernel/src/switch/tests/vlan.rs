@@ -335,7 +335,7 @@ fn a_filter_looks_at_what_is_in_its_vlan_alone() {
 #[test]
 fn a_checksum_is_found_behind_the_new_tag() {
     let (mut world, uplink, [a]) = world(["10"]);
-    world.far(uplink).partial = PartialChecksums::NONE;
+    world.far(uplink).partial = Versions::NONE;
     for v6 in [false, true] {
         let mut packet = world.private(&datagram(v6, BROADCAST, 0x1111));
         packet.meta.checksum = Checksum::Partial;

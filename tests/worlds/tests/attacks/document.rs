@@ -1,4 +1,5 @@
-//! docs/SECURITY.md names tests that exist, and all of the attack list.
+//! docs/SECURITY.md names tests that exist, and all of the attack list; and so does the
+//! README for each feature.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -92,4 +93,36 @@ fn s_19_no_event_channel_is_reset() {
     let resets =
         calls.iter().filter(|source| !bindings(source)).any(|it| it.contains("EVTCHNOP_reset"));
     assert!(!resets && calls.iter().any(|source| source.contains("EVTCHNOP_close")));
+}
+
+/// The rows of the README's table of features: the feature, and what tests it.
+fn features() -> Vec<(String, String)> {
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).expect("it is there");
+    let table = readme.split_once("| feature |").expect("a table of features").1;
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let cells = rows.map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
+    cells.map(|cells| (cells[1].to_string(), cells[4].to_string())).collect()
+}
+
+#[test]
+fn every_feature_is_tested() {
+    let tests = tests(&SOURCES);
+    let lab = sources_of(&["tests/lab/src/scenarios/mod.rs"]).concat();
+    let features = features();
+    assert!(features.len() > 20, "{features:?}");
+    for (feature, by) in features {
+        let names: Vec<_> = by.split(", ").collect();
+        assert!(!names.is_empty(), "{feature}");
+        for name in names {
+            let (in_lab, name) = match name.strip_prefix("lab ") {
+                Some(name) => (true, name.trim_matches('`')),
+                None => (false, name.trim_matches('`')),
+            };
+            let known = match in_lab {
+                true => lab.contains(&format!("scenario(\"{name}\"")),
+                false => tests.contains(name),
+            };
+            assert!(known, "{feature}: {name} is no test");
+        }
+    }
 }
