@@ -170,7 +170,7 @@ fn beside(a: &Peer, b: &Peer, act: impl FnOnce() -> Result<()>) -> Result<Vec<f6
 /// get packets for some of them.
 fn play_all(world: &World, attacker: &Attacker, b: &Peer) -> Result<()> {
     b.agent.run(&format!("arp -s {IP} {MAC}"), 10)?;
-    let pings = b.agent.start(&format!("exec ping -q -i 0.01 -s 1000 {IP}"), 3600)?;
+    let pings = b.agent.start(&format!("exec ping -q -i 0.02 -s 1000 {IP}"), 3600)?;
     let start = Instant::now();
     for attack in attacks() {
         attacker.play(world, attack).with_context(|| attack.name)?;

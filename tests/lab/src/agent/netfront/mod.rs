@@ -29,6 +29,10 @@ pub(in crate::agent) const DIR: &str = "device/vif/0";
 /// Slots of the rings of packets.
 const SIZE: u32 = RX_RING_SIZE;
 
+/// Pages offered to receive in, each again and again: what comes is a trickle, and a page is
+/// dear to grant and map.
+const OFFERS: u32 = 64;
+
 /// Keys that only some frontends have, and the directories of queues that are several.
 const OPTIONAL: [&str; 6] = [
     "queue-0",
@@ -175,7 +179,7 @@ impl Front {
         let (tx, rx) = (Ring::new(page(Access::Write)?), Ring::new(page(Access::Write)?));
         let good = page(Access::Read)?;
         good.shared().write_bytes(0, &frame(victim, own, 60));
-        let offers = (0..SIZE).map(|_| page(Access::Write)).collect::<Result<Vec<_>, _>>()?;
+        let offers = (0..OFFERS).map(|_| page(Access::Write)).collect::<Result<Vec<_>, _>>()?;
         let port = events.offer(domain)?;
         let mut front = Front {
             store,
@@ -348,8 +352,8 @@ impl Front {
             received = self.taken(answered)?;
             self.received = answered;
         }
-        let offered = self.rx.produced().wrapping_sub(self.received).min(SIZE);
-        let indices = (0..SIZE - offered).map(|n| self.rx.produced().wrapping_add(n));
+        let offered = self.rx.produced().wrapping_sub(self.received).min(OFFERS);
+        let indices = (0..OFFERS - offered).map(|n| self.rx.produced().wrapping_add(n));
         let requests: Vec<_> = indices.map(|index| self.offer(index)).collect();
         if self.rx.show(requests) {
             self.knock()?;
@@ -382,7 +386,7 @@ impl Front {
 
     /// The request that an honest frontend has at an index.
     fn offer(&self, index: u32) -> RxRequest {
-        let place = index % SIZE;
+        let place = index % OFFERS;
         RxRequest { id: place as u16, pad: 0, gref: self.offers[place as usize].reference }
     }
 
