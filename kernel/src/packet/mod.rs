@@ -165,6 +165,26 @@ impl Packet {
         linear.is_some_and(|linear| buffers.bytes_mut(&mut linear.buffer).is_some())
     }
 
+    /// Sees that the pseudo-header's sum is in the field of a checksum that is still to be
+    /// made; `false` where there is no such field that a device can be told of, or it is not
+    /// to be changed. Frontends put the sum there, but it is not for them to say; where it is
+    /// right already, others may look at the same bytes.
+    pub fn seed_checksum(&mut self, buffers: &mut Buffers) -> bool {
+        let Some(insertion) = checksum::locate(self.headers(buffers), self.len()) else {
+            return false;
+        };
+        let Some(linear) = self.linear.as_mut() else { return false };
+        let field = usize::from(linear.offset) + usize::from(insertion.field);
+        let field = field..field + 2;
+        if buffers.bytes(&linear.buffer).get(field.clone()) == Some(&insertion.seed) {
+            return true;
+        }
+        let cell = buffers.bytes_mut(&mut linear.buffer);
+        let Some(bytes) = cell.and_then(|cell| cell.get_mut(field)) else { return false };
+        bytes.copy_from_slice(&insertion.seed);
+        true
+    }
+
     /// The whole packet's length in bytes.
     pub fn len(&self) -> usize {
         let rest = self.fragments.iter().map(|fragment| usize::from(fragment.len));

@@ -106,7 +106,7 @@ impl Terms {
         if device && packet.meta.gso.is_some() {
             return (!packet.owns_headers(buffers)).then_some(Change::Headers);
         }
-        let right = taken && (!device || seed_checksum(packet, buffers));
+        let right = taken && (!device || packet.seed_checksum(buffers));
         (!right).then_some(Change::Checksum)
     }
 
@@ -401,23 +401,4 @@ fn finish_checksum(packet: &mut Packet, buffers: &mut Buffers) -> Option<Result<
     cell.get_mut(field..field + 2)?.copy_from_slice(&checksum);
     packet.meta.checksum = Checksum::Validated;
     Some(Ok(()))
-}
-
-/// Sees that a device can make a packet's checksum: that it can be told where, and that
-/// the field holds the pseudo-header's sum. Frontends put that there, but it is not for
-/// them to say; where it is right already, others may look at the same bytes.
-fn seed_checksum(packet: &mut Packet, buffers: &mut Buffers) -> bool {
-    let Some(insertion) = checksum::locate(packet.headers(buffers), packet.len()) else {
-        return false;
-    };
-    let Some(linear) = packet.linear.as_mut() else { return false };
-    let field = usize::from(linear.offset) + usize::from(insertion.field);
-    let field = field..field + 2;
-    if buffers.bytes(&linear.buffer).get(field.clone()) == Some(&insertion.seed) {
-        return true;
-    }
-    let cell = buffers.bytes_mut(&mut linear.buffer);
-    let Some(bytes) = cell.and_then(|cell| cell.get_mut(field)) else { return false };
-    bytes.copy_from_slice(&insertion.seed);
-    true
 }

@@ -301,7 +301,8 @@ fn retag(packet: &mut Packet, vlan: u16, form: Form, pools: &mut Pools) -> Resul
     if tagged && form == Form::Untagged && is_tagged(headers, 1) {
         return Err(DropReason::Vlan);
     }
-    let (linear, cell) = own_headers(packet, pools).ok_or(DropReason::Exhausted)?;
+    let room = if form == Form::Tagged && !tagged { VLAN_TAG } else { 0 };
+    let (linear, cell) = own_headers(packet, room, pools).ok_or(DropReason::Exhausted)?;
     let tag_len = VLAN_TAG as u16;
     let start = usize::from(linear.offset);
     match (form, tagged) {
@@ -331,16 +332,17 @@ fn retag(packet: &mut Packet, vlan: u16, form: Form, pools: &mut Pools) -> Resul
     Ok(())
 }
 
-/// A packet's bytes in our memory, to be written, with room for a tag before them: in a
+/// A packet's bytes in our memory, to be written, with so much room before them: in a
 /// buffer of its own, where they were not.
 fn own_headers<'a>(
     packet: &'a mut Packet,
+    room: usize,
     pools: &'a mut Pools,
 ) -> Option<(&'a mut Linear, &'a mut [u8])> {
     let linear = packet.linear.as_mut()?;
     let buffers = &mut pools.buffers;
     let (start, len) = (usize::from(linear.offset), usize::from(linear.len));
-    if start < VLAN_TAG || buffers.bytes_mut(&mut linear.buffer).is_none() {
+    if start < room || buffers.bytes_mut(&mut linear.buffer).is_none() {
         let at = usize::from(HEADROOM);
         let size = if at + len <= Size::Small.bytes() { Size::Small } else { Size::Large };
         let mut own = buffers.take(size)?;

@@ -3,9 +3,21 @@
 use xen::PAGE_SIZE;
 use xen::netif::Status;
 
-use crate::{Id, Outgoing, TxAnswer, Uplink, World};
+use crate::{Id, Outgoing, TxAnswer, Uplink, World, frames};
+
+/// Grant statuses: refusals, one that is worth another try, and positive ones that
+/// mean nothing (XSA-316).
+pub const STATUSES: [i16; 6] = [-1, -3, -12, 1, 2, i16::MAX];
 
 impl<U: Uplink> World<U> {
+    /// Sends a frame of `len` bytes from one guest to another; which.
+    pub fn send(&mut self, from: Id, to: Id, len: usize) -> Vec<u8> {
+        let frame = frames::plain(self[to].mac(), self[from].mac(), len, len as u64);
+        self[from].send(&Outgoing::whole(&frame));
+        self.settle();
+        frame
+    }
+
     /// Sends a packet from one guest to another, and sees that it arrives unchanged, that
     /// all slots are answered, and that everything is at rest again.
     ///

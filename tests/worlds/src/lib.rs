@@ -27,6 +27,7 @@ mod wire;
 mod world;
 
 pub use card::Card;
+pub use delivery::STATUSES;
 pub use drivers::fake::journal::{Level, journal};
 pub use front::TxAnswer;
 pub use front::{ControlRings, Front, Manners, Outgoing, Received, Rings, Spread, ToldHash};

@@ -491,6 +491,20 @@ impl<U: Uplink> World<U> {
         notes
     }
 
+    /// The same of several kinds, in the order in which they are done.
+    pub fn record_order(&self, kinds: &[Kind]) -> Rc<RefCell<Vec<Kind>>> {
+        let order = Rc::<RefCell<Vec<_>>>::default();
+        for &kind in kinds {
+            let pen = order.clone();
+            let none = When::Chosen(Box::new(move |_| {
+                pen.borrow_mut().push(kind);
+                false
+            }));
+            self.xen.fail(kind, none, 1);
+        }
+        order
+    }
+
     /// Has a frontend write its state.
     pub fn set_front(&mut self, id: Id, state: &str) {
         self.fronts[id].xenbus.set_state(&mut self.store, state);

@@ -5,20 +5,9 @@ use std::time::Duration;
 
 use kernel::pages::choice::Mode;
 use kernel::switch::Holding;
-use worlds::{Id, Level, Manners, Outgoing, World, allocations, frames, journal};
+use worlds::{Level, Manners, Outgoing, STATUSES, World, allocations, frames, journal};
 use xen::fake::{Kind, Operation, When};
 use xen::netif::Status;
-
-/// Grant statuses: refusals, one that is worth another try, and positive ones that
-/// mean nothing (XSA-316).
-const STATUSES: [i16; 6] = [-1, -3, -12, 1, 2, i16::MAX];
-
-fn send(world: &mut World, from: Id, to: Id, len: usize) -> Vec<u8> {
-    let frame = frames::plain(world[to].mac(), world[from].mac(), len, len as u64);
-    world[from].send(&Outgoing::whole(&frame));
-    world.settle();
-    frame
-}
 
 /// The domain's memory is used up: another vif is refused, and nobody else notices.
 #[test]
@@ -29,7 +18,7 @@ fn no_memory_is_left_for_another_vif() {
     let c = world.attach(2);
     let error = world.error(c).expect("the operator is told");
     assert!(error.contains("memory"), "{error}");
-    let frame = send(&mut world, a, b, 1000);
+    let frame = world.send(a, b, 1000);
     assert_eq!(world[b].received.pop().expect("others go on").bytes, frame);
     assert_eq!(world.detach(c), Ok(()));
     allocations::set_largest(usize::MAX);
@@ -57,7 +46,7 @@ fn t12_rings_that_cannot_be_unmapped() {
             world.check_at_rest();
             assert_eq!(journal(Level::Error, "cannot be unmapped").len(), 1);
             assert_eq!(journal(Level::Error, "unmapping a ring").len(), 1);
-            let frame = send(&mut world, a, b, 100);
+            let frame = world.send(a, b, 100);
             assert_eq!(world[b].received.pop().expect("others go on").bytes, frame);
             world.forget(c);
             world.end();
@@ -75,7 +64,7 @@ fn ports_that_cannot_be_closed() {
     world.lost_ports = 1;
     world.check_at_rest();
     assert_eq!(journal(Level::Error, "closing event channel").len(), 1);
-    let frame = send(&mut world, a, b, 100);
+    let frame = world.send(a, b, 100);
     assert_eq!(world[b].received.pop().expect("others go on").bytes, frame);
     world.end();
 }
@@ -87,7 +76,7 @@ fn pages_that_stay_away_are_given_up() {
     let [a, b] = world.connected();
     world.xen.fail(Kind::Copy, When::Every(1), -12);
     let before = world.xen.counts();
-    send(&mut world, a, b, 1000);
+    world.send(a, b, 1000);
     assert!((world.xen.counts() - before).copy_calls < 20);
     assert_eq!(world[a].answers[0].status, Status::Error as i16);
     world.xen.clear_faults();
@@ -127,7 +116,7 @@ fn everything_fails_now_and_then() {
             let live: Vec<_> = ids.into_iter().filter(|id| world.is_connected(*id)).collect();
             for from in &live {
                 for to in &live {
-                    send(&mut world, *from, *to, 800);
+                    world.send(*from, *to, 800);
                 }
                 assert_eq!(world[*from].unanswered(), 0);
             }

@@ -1,7 +1,5 @@
 //! Vifs that come and go.
 
-use std::cell::RefCell;
-use std::rc::Rc;
 use std::time::Duration;
 
 use drivers::netback::{Progress, Urgency, VifHost, VifId};
@@ -297,15 +295,7 @@ fn o12_the_event_channel_is_closed_last() {
     let frame = frames::plain([2, 0, 0, 0, 0, 0x77], world[a].mac(), 1400, 1);
     world[a].send(&Outgoing::whole(&frame));
     world.settle();
-    let order = Rc::<RefCell<Vec<_>>>::default();
-    for kind in [Kind::Unmap, Kind::Close] {
-        let pen = order.clone();
-        let none = move |_: &Operation| {
-            pen.borrow_mut().push(kind);
-            false
-        };
-        world.xen.fail(kind, When::Chosen(Box::new(none)), 1);
-    }
+    let order = world.record_order(&[Kind::Unmap, Kind::Close]);
     world.set_front(a, "6");
     world.settle();
     assert!(order.borrow().is_empty(), "the device has a page");

@@ -194,7 +194,8 @@ impl RxQueue {
                 }
                 continue;
             }
-            let needed = (pages + self.extras(next).len()) as u32;
+            let extras = self.extras(next);
+            let needed = (pages + extras.len()) as u32;
             if free < needed {
                 return Ok(Some(needed));
             }
@@ -203,7 +204,7 @@ impl RxQueue {
             }
             let Some(packet) = queue.pop() else { break };
             free -= needed;
-            self.copy(&packet, pages, pools, pass);
+            self.copy(&packet, pages, extras, pools, pass);
             if let Err((packet, _)) = pass.packets.push((packet, needed as u8)) {
                 pools.give(packet);
             }
@@ -213,13 +214,19 @@ impl RxQueue {
 
     /// Adds the copies of a packet into the ring's next slots, which were counted before:
     /// one for each of its pages, and behind the first one for each extra (P-17).
-    fn copy(&mut self, packet: &Packet, pages: usize, pools: &mut Pools, pass: &mut Pass) {
+    fn copy(
+        &mut self,
+        packet: &Packet,
+        pages: usize,
+        mut extras: Extras,
+        pools: &mut Pools,
+        pass: &mut Pass,
+    ) {
         let mut flags = match packet.meta.checksum {
             Checksum::Partial => RxFlags::CSUM_BLANK | RxFlags::DATA_VALIDATED,
             Checksum::Validated => RxFlags::DATA_VALIDATED,
             Checksum::Unknown => RxFlags::empty(),
         };
-        let mut extras = self.extras(packet);
         flags.set(RxFlags::EXTRA_INFO, !extras.is_empty());
         let mut pieces = Pieces::new(packet);
         for page in 0..pages {

@@ -11,7 +11,7 @@ use heapless::Vec;
 use kernel::defect::{self, Defect};
 use kernel::memory::Size;
 use kernel::packet::{
-    BATCH, Batch, Checksum, ETHERNET_HEADER, Fragment, Gso, Linear, Packet, Version, checksum,
+    BATCH, Batch, Checksum, ETHERNET_HEADER, Fragment, Gso, Linear, Packet, Version,
 };
 use kernel::pages::{Claim, ShardId};
 use kernel::switch::TooManyGroups;
@@ -365,13 +365,7 @@ fn set_segmentation(packet: &mut Packet, version: Version, mss: u16, pools: &mut
     packet.meta.gso = gso;
     if packet.meta.checksum != Checksum::Partial {
         packet.meta.checksum = Checksum::Partial;
-        let seed = checksum::locate(headers, packet.len());
-        let cell = packet.linear.as_mut();
-        let cell = cell.and_then(|linear| pools.buffers.bytes_mut(&mut linear.buffer));
-        if let (Some(seed), Some(cell)) = (seed, cell) {
-            let field = usize::from(HEADROOM) + usize::from(seed.field);
-            cell[field..field + 2].copy_from_slice(&seed.seed);
-        }
+        packet.seed_checksum(&mut pools.buffers);
     }
     true
 }

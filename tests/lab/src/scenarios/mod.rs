@@ -49,6 +49,16 @@ const fn scenario(
     Scenario { name, about, by_default: true, limit: USUAL_LIMIT, alone: false, run }
 }
 
+/// The same with more time.
+const fn long(scenario: Scenario) -> Scenario {
+    Scenario { limit: LONG_LIMIT, ..scenario }
+}
+
+/// The same where there is time for it.
+const fn for_soak(scenario: Scenario) -> Scenario {
+    Scenario { by_default: false, ..long(scenario) }
+}
+
 /// All of them, in the order they run: those that need little first, those that
 /// end domains last.
 pub const ALL: &[Scenario] = &[
@@ -67,19 +77,10 @@ pub const ALL: &[Scenario] = &[
     scenario("wire", "garbage on the wire and a peer that stalls do no harm", wire::wire),
     scenario("dom0", "dom0 has its network through a vif", outside::dom0),
     scenario("internal", "an internal network leaks nothing", outside::internal),
-    Scenario {
-        limit: LONG_LIMIT,
-        ..scenario("reattach", "vifs come and go under traffic, nothing is left", churn::reattach)
-    },
-    Scenario {
-        limit: LONG_LIMIT,
-        ..scenario("destroy", "guests die under traffic, nothing is left", churn::destroy)
-    },
+    long(scenario("reattach", "vifs come and go under traffic, nothing is left", churn::reattach)),
+    long(scenario("destroy", "guests die under traffic, nothing is left", churn::destroy)),
     scenario("save", "a guest is saved in mid-transfer, restored, and goes on", churn::save),
-    Scenario {
-        limit: LONG_LIMIT,
-        ..scenario("hostile", "a guest that breaks all rules harms nobody else", hostile::hostile)
-    },
+    long(scenario("hostile", "a guest that breaks all rules harms nobody else", hostile::hostile)),
     scenario("multicast", "a guest gets the groups that it asks for", multicast::multicast),
     scenario("paused", "a guest that is paused for a minute disturbs nobody", lent::paused),
     scenario("map", "guests' pages reach the wire mapped or copied", lent::map),
@@ -95,24 +96,8 @@ pub const ALL: &[Scenario] = &[
         alone: true,
         ..scenario("pvh-guest", "a PVH guest reaches a PV guest", guests::pvh_guest)
     },
-    Scenario {
-        by_default: false,
-        limit: LONG_LIMIT,
-        ..scenario("soak", "1 GiB between two guests arrives intact", guests::soak)
-    },
-    Scenario {
-        by_default: false,
-        limit: LONG_LIMIT,
-        ..scenario("reattach-often", "vifs come and go 200 times", churn::reattach_often)
-    },
-    Scenario {
-        by_default: false,
-        limit: LONG_LIMIT,
-        ..scenario("destroy-often", "guests die 40 times", churn::destroy_often)
-    },
-    Scenario {
-        by_default: false,
-        limit: LONG_LIMIT,
-        ..scenario("crowd", "as many guests as fit reach each other", churn::crowd)
-    },
+    for_soak(scenario("soak", "1 GiB between two guests arrives intact", guests::soak)),
+    for_soak(scenario("reattach-often", "vifs come and go 200 times", churn::reattach_often)),
+    for_soak(scenario("destroy-often", "guests die 40 times", churn::destroy_often)),
+    for_soak(scenario("crowd", "as many guests as fit reach each other", churn::crowd)),
 ];

@@ -7,23 +7,12 @@ use drivers::netback::data::{AttachError, Vif};
 use drivers::netback::{Frontend, Options, QueueKeys, QueueRings, RemotePorts};
 use kernel::packet::flow;
 use kernel::pages::choice::Mode;
-use worlds::{GUESTS, Id, Outgoing, US, World, frames, pools};
+use worlds::{GUESTS, Id, Outgoing, STATUSES, US, World, frames, pools};
 use xen::event::RemotePort;
 use xen::fake::{FakeXen, Grant, Kind, Operation, When};
 use xen::netif::Status;
 
 use crate::harness::{Counted, Harmless, MILLISECOND, Setup, Told, attack, counters};
-
-/// Grant statuses: refusals, one that is worth another try, and positive ones that
-/// mean nothing (XSA-316).
-const STATUSES: [i16; 6] = [-1, -3, -12, 1, 2, i16::MAX];
-
-fn send(world: &mut World, from: Id, to: Id, len: usize) -> Vec<u8> {
-    let frame = frames::plain(world[to].mac(), world[from].mac(), len, len as u64);
-    world[from].send(&Outgoing::whole(&frame));
-    world.settle();
-    frame
-}
 
 /// S-9, S-17: each of the operations of a connection fails in turn; nothing is left, and
 /// the next attempt succeeds.
@@ -50,7 +39,7 @@ fn s_09_s_17_each_step_of_connecting_fails_in_turn() {
                 assert_eq!(world.detach(c), Ok(()));
                 let c = world.attach(2);
                 assert!(world.is_connected(c), "{words}, {status}: the next one");
-                let frame = send(world, a, c, 100);
+                let frame = world.send(a, c, 100);
                 assert_eq!(world[c].received.pop().expect("it arrives").bytes, frame);
                 assert_eq!(world.detach(c), Ok(()));
             }
@@ -125,7 +114,7 @@ fn s_09_s_17_each_copy_fails_in_turn() {
         for status in STATUSES {
             for nth in 1..=3 {
                 world.xen.fail(Kind::Copy, When::Nth(nth), status);
-                send(world, a, b, 1000);
+                world.send(a, b, 1000);
                 let answer = world[a].answers.pop().expect("an answer");
                 let received = world[b].received.pop();
                 match (nth, status) {
@@ -136,7 +125,7 @@ fn s_09_s_17_each_copy_fails_in_turn() {
                 }
                 world.check_at_rest();
                 world.xen.clear_faults();
-                let frame = send(world, a, b, 1000);
+                let frame = world.send(a, b, 1000);
                 assert_eq!(world[b].received.pop().expect("it arrives").bytes, frame);
             }
         }
@@ -197,13 +186,13 @@ fn s_09_a_lost_event_is_missed_by_its_guest_alone() {
         world.xen.fail(Kind::Notify, chosen, 1);
         let mut frames = Vec::new();
         for n in 0..20 {
-            frames.push(send(world, a, b, 100 + n));
+            frames.push(world.send(a, b, 100 + n));
             assert_eq!(world[a].unanswered(), 0);
             world.pass(10 * MILLISECOND);
         }
         assert_eq!((world[b].received.len(), world.xen.counts().faults), (0, 1), "told once (P-4)");
         world.xen.clear_faults();
-        send(world, b, a, 200);
+        world.send(b, a, 200);
         assert_eq!(world[b].unanswered(), 0);
         let mac = world[a].mac();
         let received = world[b].received.iter().map(|packet| &packet.bytes);
@@ -222,7 +211,7 @@ fn s_09_every_second_event_is_lost() {
     let rounds = 200;
     for _ in 0..rounds {
         for (from, to) in [(0, 1), (1, 2), (2, 0), (1, 0)] {
-            send(&mut world, ids[from], ids[to], 1000);
+            world.send(ids[from], ids[to], 1000);
         }
         world.pass(Duration::from_millis(10));
         let now = world.now();

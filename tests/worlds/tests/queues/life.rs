@@ -191,15 +191,7 @@ fn o12_event_channels_are_closed_last() {
     let mut world = World::mapping_for_many();
     let manners = Manners { split: true, control: true, ..manners(2) };
     let a = world.attach_with(0, manners, &[]);
-    let order = Rc::<RefCell<Vec<_>>>::default();
-    for kind in [Kind::Unmap, Kind::Close] {
-        let pen = order.clone();
-        let none = move |_: &Operation| {
-            pen.borrow_mut().push(kind);
-            false
-        };
-        world.xen.fail(kind, When::Chosen(Box::new(none)), 1);
-    }
+    let order = world.record_order(&[Kind::Unmap, Kind::Close]);
     world.set_front(a, "6");
     world.settle();
     let (rings, ports) = ([Kind::Unmap; 5], [Kind::Close; 5]);

@@ -5,9 +5,7 @@ mod control;
 mod life;
 mod stall;
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 use std::time::Duration;
 
 use drivers::netback::data::{AttachError, STALL_TIMEOUT, Vif};
