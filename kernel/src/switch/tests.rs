@@ -15,9 +15,9 @@ use xen::grant::GrantRef;
 use super::queue::MAX_LENT;
 use super::*;
 use crate::MAX_PRIVATE_COPIES;
-use crate::memory::Size;
 use crate::memory::testing::{Guests, pools};
-use crate::packet::{Checksum, Fragment, Linear, MacAddress, checksum};
+use crate::memory::{Buffer, Size};
+use crate::packet::{Checksum, Fragment, Linear, MAX_FRAGMENTS, MacAddress, checksum};
 use crate::pages::{Claim, ShardId};
 
 const PACKETS: usize = 400;
@@ -208,6 +208,14 @@ impl World {
         let mut packet = self.pools.take().unwrap();
         packet.linear = Some(Linear { buffer, offset: 20, len: frame.len() as u16 });
         packet
+    }
+
+    /// A large buffer that begins with these bytes.
+    fn buffer(&mut self, bytes: &[u8]) -> Buffer {
+        let mut buffer = self.pools.buffers.take(Size::Large).unwrap();
+        let cell = self.pools.buffers.bytes_mut(&mut buffer).unwrap();
+        cell[..bytes.len()].copy_from_slice(bytes);
+        buffer
     }
 
     /// A packet of which `guest` lends all but the first `headers` bytes, in pages

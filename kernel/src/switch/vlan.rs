@@ -26,7 +26,7 @@ use core::str::FromStr;
 use super::counters::DropReason;
 use super::port::PortConfig;
 use crate::memory::Size;
-use crate::packet::{Linear, Packet, VLAN_TAG};
+use crate::packet::{Fragment, Linear, Packet, VLAN_TAG};
 use crate::{HEADROOM, Pools};
 
 /// The VLAN of ports for which nothing is configured, as with Linux.
@@ -39,6 +39,10 @@ const TAG_TYPE: [u8; 2] = [0x81, 0x00];
 const TYPE: usize = 12;
 /// The bits of a tag that name a VLAN.
 const VLAN_BITS: u16 = 0xfff;
+
+/// How many bytes get a buffer of their own where headers must be changed: more than the
+/// longest headers that anything looks at.
+const MAX_OWN_HEADERS: usize = Size::Small.bytes() - HEADROOM as usize;
 
 /// The VLANs of a port (`vlan=`).
 #[derive(Clone, PartialEq, Eq)]
@@ -332,8 +336,8 @@ fn retag(packet: &mut Packet, vlan: u16, form: Form, pools: &mut Pools) -> Resul
     Ok(())
 }
 
-/// A packet's bytes in our memory, to be written, with so much room before them: in a
-/// buffer of its own, where they were not.
+/// A packet's headers, to be written, with so much room before them: in a buffer of their
+/// own, where they were not. What lies behind them stays where it is.
 fn own_headers<'a>(
     packet: &'a mut Packet,
     room: usize,
@@ -343,17 +347,22 @@ fn own_headers<'a>(
     let buffers = &mut pools.buffers;
     let (start, len) = (usize::from(linear.offset), usize::from(linear.len));
     if start < room || buffers.bytes_mut(&mut linear.buffer).is_none() {
-        let at = usize::from(HEADROOM);
-        let size = if at + len <= Size::Small.bytes() { Size::Small } else { Size::Large };
-        let mut own = buffers.take(size)?;
-        if buffers.copy(&linear.buffer, start..start + len, &mut own, at) != len {
-            buffers.give(own);
+        let headers = len.min(MAX_OWN_HEADERS);
+        if headers < len && packet.fragments.is_full() {
             return None;
         }
-        buffers.give(mem::replace(&mut linear.buffer, own));
-        linear.offset = HEADROOM;
+        let mut own = buffers.take(Size::Small)?;
+        buffers.copy(&linear.buffer, start..start + headers, &mut own, HEADROOM.into());
+        let own = Linear { buffer: own, offset: HEADROOM, len: headers as u16 };
+        let Linear { buffer, offset, len } = mem::replace(linear, own);
+        let rest = Fragment::own(buffer, offset + linear.len, len - linear.len);
+        let unplaced = match rest.len {
+            0 => Some(rest),
+            _ => packet.fragments.insert(0, rest).err(),
+        };
+        unplaced.into_iter().for_each(|fragment| pools.end(fragment));
     }
-    let cell = buffers.bytes_mut(&mut linear.buffer)?;
+    let cell = pools.buffers.bytes_mut(&mut linear.buffer)?;
     Some((linear, cell))
 }
 

@@ -261,6 +261,33 @@ fn a_header_without_room_moves_or_is_lost() {
     world.end();
 }
 
+/// A long frame from a NIC fills its buffers from their start: the headers get a buffer of
+/// their own, and the rest stays where it is, if it can be named.
+#[test]
+fn a_frame_that_fills_its_buffers_is_tagged() {
+    let mut world = World::new();
+    let uplink = world.join("xenbr0", uplink());
+    let trunk = world.join("xenbr0", PortConfig { mtu: 9000, ..config_in(0, "20p/1") });
+    let bytes = frame(guest_mac(0), [2, 0, 0, 0, 0, 1], 9014);
+    let large = Size::Large.bytes();
+    for (piece, lost) in [(large, false), ((9014 - large) / (MAX_FRAGMENTS - 1), true)] {
+        let (first, rest) = bytes.split_at(large);
+        let mut packet = world.pools.take().unwrap();
+        packet.linear = Some(Linear { buffer: world.buffer(first), offset: 0, len: large as u16 });
+        for bytes in rest.chunks(piece) {
+            let fragment = Fragment::own(world.buffer(bytes), 0, bytes.len() as u16);
+            packet.fragments.push(fragment).unwrap();
+        }
+        assert_eq!(packet.fragments.is_full(), lost);
+        world.forward(uplink, packet);
+        world.flush();
+        let sent = tagged(guest_mac(0), [2, 0, 0, 0, 0, 1], &[(C_TAG, 1)], 9014);
+        assert_eq!(world.got(trunk), if lost { vec![] } else { vec![sent] });
+        assert_eq!(world.counters(trunk)[DropReason::Exhausted], lost.into());
+    }
+    world.end();
+}
+
 /// From a VLAN that a trunk has untagged, no second tag reaches another one of the trunk.
 #[test]
 fn no_frame_hops_to_another_vlan() {
