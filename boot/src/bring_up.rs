@@ -140,9 +140,14 @@ pub fn bring_up(start_info: u32, entered: u64) -> Result<Platform, Error> {
     console::start(xen, clock.at(entered), Console::new(page), console);
     let (store_page, store) = channel("XenStore", HVM_PARAM_STORE_PFN, HVM_PARAM_STORE_EVTCHN)?;
 
-    // In this order: an upcall that comes while the APIC is off stays latched.
     let lapic = apic::enable(interrupts::SPURIOUS_VECTOR);
-    hypercall("upcall vector", hypercall::set_upcall_vector(interrupts::UPCALL_VECTOR))?;
+    let vector = if hypercall::apic_is_virtual() {
+        hypercall::set_apic_upcall_vector(interrupts::APIC_UPCALL_VECTOR)
+    } else {
+        // There its end would be an exit for each upcall (NETBACK-SPEC H-15).
+        hypercall::set_upcall_vector(interrupts::UPCALL_VECTOR)
+    };
+    hypercall("upcall vector", vector)?;
     // SAFETY: the shared information page, mapped for good.
     events::start(unsafe { Upcalls::new(shared_info) });
     let cycles = cpu::memory_read_cycles();

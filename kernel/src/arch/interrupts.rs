@@ -20,8 +20,10 @@ use xen::hypercall::{self, Shutdown};
 use super::apic;
 use crate::events;
 
-/// The vector of event channel upcalls.
+/// The vector of event channel upcalls that Xen injects itself.
 pub const UPCALL_VECTOR: u8 = 0x20;
+/// The vector of event channel upcalls through the local APIC.
+pub const APIC_UPCALL_VECTOR: u8 = 0x21;
 /// The first vector of message-signalled device interrupts.
 pub const DEVICE_VECTOR: u8 = 0x30;
 /// How many vectors devices have.
@@ -81,6 +83,10 @@ upcall_entry:
     save
     aligned_call {upcall}
     restore
+apic_upcall_entry:
+    save
+    aligned_call {apic_upcall}
+    restore
 spurious_entry:
     iretq
     .altmacro
@@ -119,12 +125,14 @@ exception_entries:
     .noaltmacro
 "#,
     upcall = sym upcall,
+    apic_upcall = sym apic_upcall,
     device = sym device,
     exception = sym exception,
 );
 
 unsafe extern "C" {
     fn upcall_entry();
+    fn apic_upcall_entry();
     fn spurious_entry();
     fn device_entry_0();
     fn device_entry_1();
@@ -148,6 +156,7 @@ pub unsafe fn load() {
         .chain((DEVICE_VECTOR..).zip(devices.map(|entry| entry as *const () as u64)))
         .chain([
             (UPCALL_VECTOR, upcall_entry as *const () as u64),
+            (APIC_UPCALL_VECTOR, apic_upcall_entry as *const () as u64),
             (SPURIOUS_VECTOR, spurious_entry as *const () as u64),
         ]);
     let table = &raw mut TABLE;
@@ -201,6 +210,10 @@ fn gate(handler: u64, stack: u64) -> u128 {
 }
 
 extern "C" fn upcall() {
+    events::collect();
+}
+
+extern "C" fn apic_upcall() {
     events::collect();
     apic::end_of_interrupt();
 }

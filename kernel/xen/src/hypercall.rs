@@ -211,18 +211,39 @@ pub fn hvm_param(index: u32) -> Result<u64, Errno> {
     Ok(param.value)
 }
 
+/// Sets one of the domain's HVM parameters (`HVM_PARAM_*`).
+fn set_hvm_param(index: u32, value: u64) -> Result<(), Errno> {
+    let mut param = xen_hvm_param { domid: DomainId::SELF.0, pad: 0, index, value };
+    // SAFETY: the operation takes this structure and writes nothing else.
+    unsafe { operate(__HYPERVISOR_hvm_op, HVMOP_set_param, &mut param) }.map(drop)
+}
+
+/// Has Xen itself inject `vector` while events of vCPU 0 are pending: an interrupt that
+/// needs no end.
+///
+/// That the parameter is set tells the toolstack as well that the domain listens: without
+/// it, it refuses an orderly shutdown (NETBACK-SPEC H-15).
+pub fn set_upcall_vector(vector: u8) -> Result<(), Errno> {
+    let kind = u64::from(HVM_PARAM_CALLBACK_TYPE_VECTOR) << 56;
+    set_hvm_param(HVM_PARAM_CALLBACK_IRQ, kind | u64::from(vector))
+}
+
 /// Has event channel upcalls of vCPU 0 delivered through `vector` of its local
 /// APIC, which has to be on: an upcall dropped while it is off stays latched for
-/// ever. Then tells the toolstack that the domain listens: without
-/// `HVM_PARAM_CALLBACK_IRQ` it refuses an orderly shutdown (NETBACK-SPEC H-15).
-pub fn set_upcall_vector(vector: u8) -> Result<(), Errno> {
+/// ever. Then tells the toolstack that the domain listens, as
+/// [`set_upcall_vector`] does.
+pub fn set_apic_upcall_vector(vector: u8) -> Result<(), Errno> {
     let mut upcall = xen_hvm_evtchn_upcall_vector { vcpu: 0, vector };
     // SAFETY: the operation takes this structure and writes nothing else.
     unsafe { operate(__HYPERVISOR_hvm_op, HVMOP_set_evtchn_upcall_vector, &mut upcall) }?;
-    let index = HVM_PARAM_CALLBACK_IRQ;
-    let mut param = xen_hvm_param { domid: DomainId::SELF.0, pad: 0, index, value: 1 };
-    // SAFETY: as above.
-    unsafe { operate(__HYPERVISOR_hvm_op, HVMOP_set_param, &mut param) }.map(drop)
+    set_hvm_param(HVM_PARAM_CALLBACK_IRQ, 1)
+}
+
+/// Whether the processor itself delivers interrupts of the local APIC and ends them,
+/// without an exit to Xen (arch-x86/cpuid.h).
+pub fn apic_is_virtual() -> bool {
+    let features = cpuid_base().map(|base| __cpuid(base + 4).eax);
+    features.is_some_and(|features| features & XEN_HVM_CPUID_X2APIC_VIRT != 0)
 }
 
 /// Puts the shared information page at `frame`.
