@@ -9,7 +9,7 @@ host := --workspace --exclude boot
 SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test check lab soak fuzz bindings clean
+.PHONY: help build run test check lab soak bench fuzz bindings clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -41,6 +41,10 @@ lab: build ## the tests on real Xen in QEMU
 soak: build ## larger worlds, many more cases; 1 GiB, 200 attachments, a crowd on real Xen
 	SOAK=1 cargo test -p worlds -- --show-output
 	cargo run --release -p lab -- test $(image) soak reattach-often destroy-often crowd
+
+bench: ## what a packet costs in Causeway itself: docs/bench
+	cargo bench -p bench
+	cargo run --release -p bench -- report docs/bench
 
 fuzz: ## hostile rings, XenStore values, NICs and frames by libFuzzer, SECONDS=60 of each
 	tests/fuzz/run $(SECONDS)

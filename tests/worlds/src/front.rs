@@ -329,7 +329,8 @@ impl fmt::Debug for Front {
 }
 
 impl Front {
-    pub(crate) fn new(guest: Guest, vif: VifPaths, manners: Manners) -> Self {
+    /// The driver of a device in `guest`.
+    pub fn new(guest: Guest, vif: VifPaths, manners: Manners) -> Self {
         let rings = || Rings::new(&guest, manners.start, manners.split);
         let mut front = Self {
             rings: rings(),
@@ -549,7 +550,7 @@ impl Front {
     }
 
     /// What the store tells the backend of it.
-    pub(crate) fn frontend(&self) -> Frontend {
+    pub fn frontend(&self) -> Frontend {
         let Manners { rx_notify, scatter_gather, ipv4_checksum, ipv6_checksum, gso, .. } =
             self.manners;
         let names = QueueKeys::of(self.queues().count());
@@ -630,7 +631,7 @@ impl Front {
     }
 
     /// Does what the backend's events ask for. Returns whether there were any.
-    pub(crate) fn attend(&mut self, now: Instant) -> bool {
+    pub fn attend(&mut self, now: Instant) -> bool {
         let control = self.control.iter().map(|control| control.port);
         let ports = self.queues().flat_map(Rings::ports).chain(control);
         let events: usize = ports.map(|port| self.guest.take_events(port)).sum();

@@ -36,4 +36,4 @@ pub use scale::heap_for_vifs;
 pub use schedule::{OUTSIDE, Plan, Step};
 pub use uplink::Uplink;
 pub use wire::Wire;
-pub use world::{GUESTS, Id, US, World, pools};
+pub use world::{GUESTS, Id, US, World, pools, pools_with};

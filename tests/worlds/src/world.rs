@@ -60,8 +60,8 @@ pub fn pools(xen: &FakeXen, map: Mode) -> Pools {
     pools_with(xen, map, FRAMES)
 }
 
-/// The same, with so many frames.
-fn pools_with(xen: &FakeXen, map: Mode, frames: usize) -> Pools {
+/// The same, with so many frames to map at.
+pub fn pools_with(xen: &FakeXen, map: Mode, frames: usize) -> Pools {
     let window = Window::of(xen.foreign_frames(frames));
     let limits = Limits { packets: PACKETS, copies: COPIES, map };
     Pools::new(Buffers::new(ram(xen, SMALL), ram(xen, LARGE)), window, limits)
@@ -515,6 +515,12 @@ impl<U: Uplink> World<U> {
         let vif = self[id].vif();
         let path = format!("{}/{key}", vif.frontend_dir());
         self.store.act(vif.frontend).write(&path, value).expect("its own");
+    }
+
+    /// Has the toolstack write a key of our directory.
+    pub fn set_own(&mut self, id: Id, key: &str, value: &str) {
+        let path = format!("{}/{key}", self[id].vif().backend_dir());
+        self.store.act(DomainId::ZERO).write(&path, value).expect("dom0 may");
     }
 
     /// A key of our directory.
