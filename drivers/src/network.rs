@@ -28,7 +28,7 @@ use crate::netback::data::{
     AttachError, Credit, QueueStatus, Signal, Vif, VifCounters, Violation, is_short, patience,
 };
 use crate::netback::{
-    Carrier, ConnectRequest, Options, Progress, Urgency, VifConfig, VifHost, VifId,
+    Carrier, ConnectRequest, Options, Progress, Rate, Urgency, VifConfig, VifHost, VifId,
 };
 use crate::nic::{self, Cause, Link, Nic, Status};
 use slow_path::{Notices, SlowPath};
@@ -629,6 +629,15 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
     fn reconfigure(&mut self, vif: VifId, options: Options) {
         let Some(&place) = self.names.get(&vif) else { return };
         self.set_options(place, options);
+    }
+
+    fn limit(&mut self, vif: VifId, rate: Option<Rate>, now: Instant) {
+        let Some(&place) = self.names.get(&vif) else { return };
+        if let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) {
+            let before = attached.vif.credit();
+            attached.vif.limit(rate.map(|rate| Credit::new(rate, before, now)));
+        }
+        self.mark(place);
     }
 
     fn disconnect(&mut self, id: VifId, urgency: Urgency, now: Instant) -> Progress {

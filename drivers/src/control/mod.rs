@@ -105,7 +105,9 @@ mod tests {
     use xen::fake_store::{Netfront, Toolstack, VifPaths, Xenstored};
 
     use super::*;
-    use crate::netback::{Carrier, ConnectRequest, Options, Progress, Urgency, VifConfig, VifId};
+    use crate::netback::{
+        Carrier, ConnectRequest, Options, Progress, Rate, Urgency, VifConfig, VifId,
+    };
 
     const US: DomainId = DomainId(5);
     const GUEST: DomainId = DomainId(10);
@@ -125,6 +127,8 @@ mod tests {
         }
 
         fn reconfigure(&mut self, _: VifId, _: Options) {}
+
+        fn limit(&mut self, _: VifId, _: Option<Rate>, _: Instant) {}
 
         fn disconnect(&mut self, _: VifId, _: Urgency, _: Instant) -> Progress {
             Progress::Finished

@@ -4,7 +4,7 @@ use core::fmt;
 
 use xen::Instant;
 
-use super::{ConnectRequest, Options, VifConfig, VifId};
+use super::{ConnectRequest, Options, Rate, VifConfig, VifId};
 
 /// The data plane: whoever moves packets for the vifs that this connects. A vif is
 /// known here from a successful [`connect`](Self::connect) until
@@ -31,6 +31,9 @@ pub trait VifHost {
 
     /// Takes note of what the frontend of a connected vif changed.
     fn reconfigure(&mut self, vif: VifId, options: Options);
+
+    /// Limits what the guest of a connected vif sends from now on, or no more.
+    fn limit(&mut self, vif: VifId, rate: Option<Rate>, now: Instant);
 
     /// Begins to take a vif apart, and goes on with it, in the order of O-12. Called
     /// again and again until it has finished. With [`Urgency::Forced`] it finishes

@@ -152,6 +152,10 @@ pub(super) const CONFIG_KEYS: &[&str] = &[
     "state",
 ];
 
+/// The keys of our directory that are read whenever a vif is looked at, before the
+/// frontend's.
+pub(super) const LOOK_KEYS: &[&str] = &["state", "online", "rate"];
+
 /// Keys of our directory that are looked at elsewhere, or never.
 const IDLE_KEYS: &[&str] = &["online", "hotplug-status"];
 
@@ -224,6 +228,10 @@ impl<'a> Keys<'a> {
         Self { names: CONFIG_KEYS, values }
     }
 
+    pub(super) fn look(values: &'a [Result<Vec<u8>, store::Error>]) -> Self {
+        Self { names: LOOK_KEYS, values }
+    }
+
     pub(super) fn frontend(values: &'a [Result<Vec<u8>, store::Error>]) -> Self {
         Self { names: FRONTEND_KEYS, values }
     }
@@ -285,6 +293,11 @@ impl<'a> Keys<'a> {
         number::<u32>(text).map(|number| number != 0).ok_or(malformed(key))
     }
 
+    /// The limit on what the guest sends, which may change at any time.
+    pub(super) fn rate(&self) -> Result<Option<Rate>, KeyError> {
+        self.optional("rate")?.map(rate).transpose()
+    }
+
     /// What an operator should know of what is configured and has no effect, although its
     /// key may have one.
     pub(super) fn remarks(&self) -> impl Iterator<Item = &'static str> {
@@ -336,7 +349,7 @@ impl VifConfig {
             mac,
             bridge: bridge.ok_or(malformed("bridge"))?,
             mtu: keys.optional("mtu")?.map(mtu).transpose()?,
-            rate: keys.optional("rate")?.map(rate).transpose()?,
+            rate: keys.rate()?,
             vlans: keys.optional("vlan")?.map(vlans).transpose()?,
         })
     }

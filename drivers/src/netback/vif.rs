@@ -29,7 +29,7 @@ use log::Level;
 use xen::Instant;
 use xen::store::{Busy, Error, Reply, RequestId, Store};
 
-use super::keys::{self, Keys};
+use super::keys::{self, Keys, LOOK_KEYS};
 use super::state::Ours;
 use super::{Carrier, Options, Progress, Urgency, VifConfig, VifHost, VifId};
 use crate::log_budget::LogBudget;
@@ -139,6 +139,8 @@ pub(super) struct Vif {
     met_garbage: bool,
     /// The same of an option.
     met_bad_option: bool,
+    /// The same of a limit.
+    met_bad_rate: bool,
     /// The operator has been told that xenstored does not take what is to be published.
     cannot_write: bool,
 }
@@ -169,6 +171,7 @@ impl Vif {
             log: LogBudget::default(),
             met_garbage: false,
             met_bad_option: false,
+            met_bad_rate: false,
             cannot_write: false,
         }
     }
@@ -292,8 +295,11 @@ impl Vif {
             }
             (Task::Configure, Ok(Reply::Values(values))) => self.configure(&values, host, now),
             (Task::Look, Ok(Reply::Values(values))) => {
-                self.reconfigure(values.get(3..).unwrap_or(&[]), host, now);
-                self.decide(&values, context);
+                let (ours, theirs) = values.split_at(values.len().min(LOOK_KEYS.len()));
+                let (state, options) = theirs.split_at(theirs.len().min(1));
+                self.limit(&Keys::look(ours), host, now);
+                self.reconfigure(options, host, now);
+                self.decide(&Keys::look(ours), state, context);
             }
             (Task::ReadRings, Ok(Reply::Values(values))) => {
                 match keys::num_queues(&Keys::frontend(&values)) {
@@ -344,7 +350,7 @@ impl Vif {
             (Task::Report, Err(error)) => self.not_before = now + self.delay(&error, now),
 
             (Task::Remove, Ok(_)) => {
-                self.tell(now, "removed");
+                self.tell(now, format_args!("removed"));
                 self.task = Task::Clean { keep: false };
             }
             (Task::Clean { .. } | Task::Unwatch, Err(error)) if !error.is_absence() => {
@@ -402,7 +408,7 @@ impl Vif {
     }
 
     /// The same of what is as it should be.
-    fn tell(&mut self, now: Instant, what: &str) {
+    fn tell(&mut self, now: Instant, what: core::fmt::Arguments<'_>) {
         if self.log.take(now) {
             log::info!("{}: {what}", self.id);
         }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use drivers::netback::data::STALL_TIMEOUT;
-use worlds::{Id, Manners, Outgoing, World, frames};
-use xen::Instant;
+use worlds::{Id, Level, Manners, Outgoing, World, frames, journal};
+use xen::{DomainId, Instant};
 
 const NANOSECOND: Duration = Duration::from_nanos(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -107,6 +107,37 @@ fn p26_the_longest_packet_passes_in_time() {
     assert_eq!(world[b].received, []);
     world.pass(NANOSECOND);
     assert_eq!(arrivals(&world, b, start), [(65_530 * MILLISECOND, 65_531)]);
+    world.end();
+}
+
+/// P-26: the toolstack's word counts at any time: what waits goes by the new limit at once.
+/// What is no rate changes nothing, and is told once.
+#[test]
+fn p26_the_limit_changes_while_packets_wait() {
+    let (mut world, a, b, start) = limited("10000,50000");
+    send(&mut world, a, b, &[1000; 50]);
+    let mut passed = 0;
+    for (rate, pass) in [("5000,20000", 5), ("none", 0), ("0,0", 0), ("20000,20000", 20)] {
+        passed = world[b].received.len();
+        world.set_own(a, "rate", rate);
+        world.settle();
+        assert_eq!(world[b].received.len(), passed + pass, "{rate}");
+    }
+    assert_eq!(passed, 15);
+    let told = journal(Level::Warn, "rate is malformed; what it was before stays");
+    assert_eq!(told.len(), 1);
+    world.pass(20 * MILLISECOND - NANOSECOND);
+    assert_eq!(world[b].received.len(), 35);
+    world.pass(NANOSECOND);
+    assert_eq!(world[b].received.len(), 50);
+    assert!(arrivals(&world, b, start).iter().all(|(at, _)| *at <= 20 * MILLISECOND));
+    // Without a limit, and the same for who is not connected then.
+    let path = format!("{}/rate", world[a].vif().backend_dir());
+    world.store.act(DomainId::ZERO).remove(&path).unwrap();
+    world.settle();
+    send(&mut world, a, b, &[1000; 200]);
+    assert_eq!(world[b].received.len(), 250);
+    world.detach(a).unwrap();
     world.end();
 }
 

@@ -60,6 +60,12 @@ impl VifHost for Host {
         self.reconfigurations += 1;
     }
 
+    fn limit(&mut self, vif: VifId, rate: Option<crate::netback::Rate>, _: Instant) {
+        let request = self.connected.get_mut(&vif).expect("connected");
+        assert_ne!(request.config.rate, rate, "nothing changed");
+        request.config.rate = rate;
+    }
+
     fn disconnect(&mut self, vif: VifId, urgency: Urgency, _: Instant) -> Progress {
         assert!(self.connected.contains_key(&vif), "not connected");
         if self.stuck && urgency == Urgency::Patient {

@@ -118,6 +118,11 @@ impl TxQueue {
         self.resumes_at.take_if(|at| *at <= now).is_some()
     }
 
+    /// Ends the wait of requests for credit, as there may be more now. Whether any waited.
+    pub(super) fn resume(&mut self) -> bool {
+        self.resumes_at.take().is_some()
+    }
+
     /// Takes packets from the ring until `batch` is full, the ring is empty, a pool is
     /// used up or the vif's credit. Says whether requests may be left, other than for
     /// want of credit.

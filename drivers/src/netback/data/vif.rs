@@ -168,9 +168,12 @@ impl<H: Hypervisor> Vif<H> {
         Ok(())
     }
 
-    /// Limits what the guest may send from now on.
+    /// Limits what the guest may send from now on. The queues are to be looked at anew.
     pub fn limit(&mut self, credit: Option<Credit>) {
         self.common.credit = credit;
+        for queue in &mut self.queues {
+            queue.ready |= queue.tx.resume();
+        }
     }
 
     /// What the guest may still send, where that is limited.

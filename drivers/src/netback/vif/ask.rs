@@ -7,7 +7,9 @@ use xen::store::{Busy, RequestId, Store, Transaction};
 
 use super::{Context, Task, Vif, Watch, dir, token};
 use crate::netback::Carrier;
-use crate::netback::keys::{CONFIG_KEYS, FEATURES, FRONTEND_KEYS, OPTION_KEYS, queue_keys};
+use crate::netback::keys::{
+    CONFIG_KEYS, FEATURES, FRONTEND_KEYS, LOOK_KEYS, OPTION_KEYS, queue_keys,
+};
 use crate::netback::state::Ours;
 
 impl Vif {
@@ -28,11 +30,11 @@ impl Vif {
             Task::Watch => store.watch(&self.watched(), &token(self.id))?,
             Task::Look => {
                 self.marked = false;
+                let ours = LOOK_KEYS.iter().map(in_dir);
                 let theirs = self.frontend_key("state");
-                let states = [in_dir(&"state"), in_dir(&"online"), theirs].into_iter();
                 let options = OPTION_KEYS.iter().filter(|_| self.connected);
                 let options = options.map(|key| self.frontend_key(key));
-                store.read_many(states.chain(options).collect())?
+                store.read_many(ours.chain([theirs]).chain(options).collect())?
             }
             Task::SetMtu => match self.config.as_ref().and_then(|config| config.mtu) {
                 Some(mtu) => store.write(&self.frontend_key("mtu"), mtu.to_string().as_bytes())?,

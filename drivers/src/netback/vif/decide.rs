@@ -12,7 +12,7 @@ use crate::netback::data::MAX_HEADROOM;
 use crate::netback::keys::Keys;
 use crate::netback::state::{self, Action, Ours, Theirs};
 use crate::netback::{
-    Carrier, ConnectRequest, Frontend, KeyError, Options, Problem, VifConfig, VifHost,
+    Carrier, ConnectRequest, Frontend, KeyError, Options, Problem, Rate, VifConfig, VifHost,
 };
 
 impl Vif {
@@ -57,10 +57,13 @@ impl Vif {
     }
 
     /// What the states that were read make necessary.
-    pub(super) fn decide(&mut self, values: &[Result<Vec<u8>, Error>], context: &Context<'_>) {
-        let missing = Err(Error::NotFound);
-        let value = |place: usize| values.get(place).unwrap_or(&missing);
-        let seen = match value(0) {
+    pub(super) fn decide(
+        &mut self,
+        ours: &Keys<'_>,
+        theirs: &[Result<Vec<u8>, Error>],
+        context: &Context<'_>,
+    ) {
+        let seen = match ours.raw("state") {
             Ok(seen) => seen,
             Err(error) if error.is_absence() => return self.forget(context.now),
             Err(_) => {
@@ -80,8 +83,8 @@ impl Vif {
             self.not_before = context.now + self.contradicted(context.now);
         }
         let asked = seen == b"5" && self.ours != Ours::Closing;
-        let online = value(1).as_deref() != Ok(b"0".as_slice());
-        let theirs = Theirs::read(value(2));
+        let online = ours.raw("online").as_deref() != Ok(b"0".as_slice());
+        let theirs = Theirs::read(theirs.first().unwrap_or(&Err(Error::NotFound)));
         if theirs == Theirs::Garbage && !self.met_garbage {
             self.met_garbage = true;
             log::warn!("{}: the frontend's state is no state", self.id);
@@ -110,6 +113,37 @@ impl Vif {
                 }
             }
         };
+    }
+
+    /// Follows the toolstack's limit. What makes no sense changes nothing.
+    pub(super) fn limit(&mut self, keys: &Keys<'_>, host: &mut impl VifHost, now: Instant) {
+        let Some(config) = &mut self.config else { return };
+        // Without a state there is no directory, and no key is missing.
+        if keys.raw("state").is_err() {
+            return;
+        }
+        match keys.rate() {
+            Ok(rate) if rate == config.rate => {}
+            Ok(rate) => {
+                config.rate = rate;
+                if self.connected {
+                    host.limit(self.id, rate, now);
+                }
+                match rate {
+                    Some(Rate { bytes, interval }) => {
+                        self.tell(now, format_args!("rate is {bytes} bytes in {interval} us now"));
+                    }
+                    None => self.tell(now, format_args!("rate is without a limit now")),
+                }
+            }
+            // It is about to go, or has gone.
+            Err(KeyError { problem: Problem::Unreadable, .. }) => {}
+            Err(_) if self.met_bad_rate => {}
+            Err(error) => {
+                self.met_bad_rate = true;
+                log::warn!("{}: {error}; what it was before stays", self.id);
+            }
+        }
     }
 
     /// Passes on what a connected frontend changed. What makes no sense changes nothing.
@@ -186,8 +220,8 @@ impl Vif {
     pub(super) fn published(&mut self, to: Ours, now: Instant) {
         self.cannot_write = false;
         match to {
-            Ours::Connected => self.tell(now, "connected"),
-            Ours::Closed => self.tell(now, "closed"),
+            Ours::Connected => self.tell(now, format_args!("connected")),
+            Ours::Closed => self.tell(now, format_args!("closed")),
             _ => {}
         }
         if to == Ours::Closing {
