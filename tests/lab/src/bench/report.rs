@@ -1,0 +1,176 @@
+//! The report: every row's medians with their spread, ratios beside their targets.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::rows::{ROWS, Row, Target};
+use super::samples::Samples;
+use super::sides::Side;
+
+/// The files in a report's directory.
+pub(super) const SAMPLES: &str = "lab.tsv";
+const TABLE: &str = "lab.md";
+
+/// Makes the report of the samples in a directory.
+pub fn redraw(dir: &Path) -> Result<()> {
+    let samples = Samples::read(&dir.join(SAMPLES))?;
+    let text = table(&samples)?;
+    let path = dir.join(TABLE);
+    fs::write(&path, &text).with_context(|| format!("writing {}", path.display()))?;
+    println!("{text}");
+    Ok(())
+}
+
+/// A median and how far its samples lie apart.
+struct Figure {
+    median: f64,
+    least: f64,
+    most: f64,
+    count: usize,
+}
+
+impl Figure {
+    fn of(mut values: Vec<f64>) -> Option<Figure> {
+        values.sort_by(f64::total_cmp);
+        let (least, most) = (*values.first()?, *values.last()?);
+        let middle = values.len() / 2;
+        let median = match values.len() % 2 {
+            0 => (values[middle - 1] + values[middle]) / 2.0,
+            _ => values[middle],
+        };
+        Some(Figure { median, least, most, count: values.len() })
+    }
+
+    fn text(&self) -> String {
+        let median = number(self.median);
+        match self.count {
+            1 => median,
+            _ => format!("{median} ({}–{})", number(self.least), number(self.most)),
+        }
+    }
+}
+
+fn number(value: f64) -> String {
+    match value {
+        0.0 => "0".into(),
+        value if value < 0.1 => format!("{value:.4}"),
+        value if value < 1.0 => format!("{value:.3}"),
+        value if value < 10.0 => format!("{value:.2}"),
+        value if value < 100.0 => format!("{value:.1}"),
+        value => format!("{value:.0}"),
+    }
+}
+
+fn table(samples: &Samples) -> Result<String> {
+    let mut text = String::new();
+    let sides = Side::COMPARED;
+    writeln!(
+        text,
+        "| | unit | {} | Causeway / Linux, both HVM | target (aim) | |",
+        sides.map(Side::name).join(" | ")
+    )?;
+    writeln!(text, "|---|---|--:|--:|--:|--:|---|---|")?;
+    for row in ROWS {
+        let figures = sides.map(|side| Figure::of(samples.of(side, row.key)));
+        let texts = figures.each_ref().map(|figure| figure.as_ref().map_or("–".into(), Figure::text));
+        let [causeway, linux, _] = figures.map(|figure| figure.map(|figure| figure.median));
+        let ratio = causeway.zip(linux).map(|(causeway, linux)| causeway / linux);
+        writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} |",
+            row.name,
+            row.unit,
+            texts.join(" | "),
+            ratio.map_or("–".into(), |ratio| format!("{}×", number(ratio))),
+            target(row),
+            verdict(row, causeway, ratio)
+        )?;
+    }
+    writeln!(text)?;
+    for (name, note) in &samples.notes {
+        writeln!(text, "- {name}: {note}")?;
+    }
+    for (key, name) in [("out", "guest to wire"), ("in", "wire to guest")] {
+        for side in [Side::Causeway, Side::LinuxHvm, Side::LinuxPv, Side::Ceiling] {
+            let busy = Figure::of(samples.of(side, &format!("{key}-peer-busy")));
+            let rate = Figure::of(samples.of(side, key));
+            if let Some((busy, rate)) = busy.zip(rate) {
+                writeln!(
+                    text,
+                    "- {name}, {}: {} Mbit/s, the peer busy for {} % of one host processor",
+                    side.name(),
+                    rate.text(),
+                    busy.text()
+                )?;
+            }
+        }
+    }
+    Ok(text)
+}
+
+fn target(row: &Row) -> String {
+    match row.target {
+        Target::Times(least, aim) => format!("≥ {least}× ({aim}×)"),
+        Target::AtMostTimes(most, aim) => format!("≤ {most}× ({aim}×)"),
+        Target::AtMost(most, aim) => format!("≤ {most} {unit} ({aim})", unit = row.unit),
+        Target::None => String::new(),
+    }
+}
+
+fn verdict(row: &Row, causeway: Option<f64>, ratio: Option<f64>) -> &'static str {
+    let (met, aim) = match row.target {
+        Target::None => return "",
+        Target::Times(least, aim) => (ratio.map(|r| r >= least), ratio.map(|r| r >= aim)),
+        Target::AtMostTimes(most, aim) => (ratio.map(|r| r <= most), ratio.map(|r| r <= aim)),
+        Target::AtMost(most, aim) => (causeway.map(|c| c <= most), causeway.map(|c| c <= aim)),
+    };
+    match (met, aim) {
+        (None, _) => "not measured",
+        (_, Some(true)) => "met, and the aim",
+        (Some(true), _) => "met",
+        _ => "**not met**",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::samples::Sample;
+
+    #[test]
+    fn the_middle_is_told_with_its_spread() {
+        assert_eq!(Figure::of(vec![30.0, 10.0, 20.0]).unwrap().text(), "20.0 (10.0–30.0)");
+        assert_eq!(Figure::of(vec![1.0, 2.0]).unwrap().text(), "1.50 (1.00–2.00)");
+        assert_eq!(Figure::of(vec![256.0]).unwrap().text(), "256");
+        assert!(Figure::of(Vec::new()).is_none());
+    }
+
+    #[test]
+    fn targets_are_met_or_not() {
+        let row = |target| Row { key: "k", name: "n", unit: "u", target };
+        let times = row(Target::Times(2.0, 4.0));
+        assert_eq!(verdict(&times, Some(1.0), Some(1.9)), "**not met**");
+        assert_eq!(verdict(&times, Some(1.0), Some(2.0)), "met");
+        assert_eq!(verdict(&times, Some(1.0), Some(4.0)), "met, and the aim");
+        assert_eq!(verdict(&times, None, None), "not measured");
+        let less = row(Target::AtMostTimes(0.5, 0.2));
+        assert_eq!(verdict(&less, Some(1.0), Some(0.6)), "**not met**");
+        assert_eq!(verdict(&less, Some(1.0), Some(0.2)), "met, and the aim");
+        let most = row(Target::AtMost(16.0, 12.0));
+        assert_eq!(verdict(&most, Some(16.0), Some(9.0)), "met");
+    }
+
+    #[test]
+    fn a_row_shows_all_sides_and_the_ratio() {
+        let mut samples = Samples::default();
+        for (side, value) in [(Side::Causeway, 300.0), (Side::LinuxHvm, 100.0)] {
+            samples.samples.push(Sample { round: 1, side, key: "tcp1".into(), value });
+        }
+        let text = table(&samples).unwrap();
+        let line = "| guest to guest, TCP, one stream | Mbit/s | 300 | 100 | – | 3.00× | ≥ 2× (4×) | met |";
+        assert!(text.contains(line), "{text}");
+    }
+}
