@@ -168,10 +168,16 @@ impl World {
         self.dom0().run(&command, seconds).map(drop).context("a domain does not go away")
     }
 
-    /// Ends every domain but dom0; the driver domain will be another one's.
+    /// Ends the driver domain, if there is one; the next one will be another's. Guests stay.
     pub fn serve_by(&mut self, backend: Backend) -> Result<()> {
-        self.clear()?;
         self.backend = backend;
+        if self.console.take().is_some() {
+            // It may have ended by itself.
+            if self.domain_id(DRIVER_DOMAIN).is_ok() {
+                self.destroy(DRIVER_DOMAIN)?;
+            }
+            self.wait_gone(DRIVER_DOMAIN, 30)?;
+        }
         Ok(())
     }
 
@@ -263,7 +269,7 @@ impl World {
         Ok(peer)
     }
 
-    /// The same without a vif and without a driver domain.
+    /// The same without a vif: [`World::plug`] gives it one.
     pub fn guest(&mut self, name: &str) -> Result<Peer> {
         if let Some(peer) = self.peers.get(name) {
             return Ok(peer.clone());
@@ -272,6 +278,18 @@ impl World {
         let peer = Peer { agent: self.lab.guest(name, GuestKind::Pv, &[])?, mac, ip };
         self.peers.insert(name.into(), peer.clone());
         Ok(peer)
+    }
+
+    /// Gives a guest a vif on the NIC's network, and waits until it is connected.
+    pub fn plug(&self, peer: &Peer) -> Result<()> {
+        self.attach(peer.agent.name(), peer.mac, "xenbr0")?;
+        bring_up(&peer.agent, "eth0", peer.ip)
+    }
+
+    /// Takes it away again.
+    pub fn unplug(&self, peer: &Peer) -> Result<()> {
+        self.detach(peer.agent.name(), 0)?;
+        gone(&peer.agent, "eth0")
     }
 
     /// The two guests that most scenarios need.

@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const FIRST: Duration = Duration::from_secs(30);
 
 /// After this silence the flood has ended.
-const SILENCE: Duration = Duration::from_secs(1);
+pub const SILENCE: Duration = Duration::from_secs(1);
 
 /// Fewer between two looks are the guest's own business.
 const FEW: u64 = 10;

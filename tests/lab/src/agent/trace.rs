@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
@@ -15,8 +16,9 @@ const WIDE: u32 = 0x100;
 /// Records of which Xen had no room for some.
 const LOST_RECORDS: u32 = 0x0001_F001;
 
-/// An exit of a hardware-virtualised guest; the first word is the processor's reason.
-const HVM_EXIT: u32 = 0x0008_1002;
+/// An exit of a hardware-virtualised guest, on Intel's and on AMD's processors; the first
+/// word is the processor's reason.
+const HVM_EXITS: RangeInclusive<u32> = 0x0008_1002..=0x0008_1003;
 
 /// A hypercall of such a guest; the first word is its number.
 const HVM_HYPERCALL: u32 = 0x0008_2012;
@@ -29,7 +31,7 @@ const NUMBER: u32 = 0x000F_FFFF;
 
 /// The other ways from a paravirtual guest into Xen: traps, faults, emulated
 /// instructions.
-const PV_TRAPS: std::ops::RangeInclusive<u32> = 0x0020_1003..=0x0020_100C;
+const PV_TRAPS: RangeInclusive<u32> = 0x0020_1003..=0x0020_100C;
 
 /// `__HYPERVISOR_event_channel_op`: while packets pass these are notifications.
 const EVENT_CHANNEL_OP: u32 = 32;
@@ -74,7 +76,7 @@ impl Trace {
             *self.reasons.entry(reason).or_default() += 1;
         };
         let hypercall = match event {
-            HVM_EXIT => return exit(first),
+            event if HVM_EXITS.contains(&event) => return exit(first),
             event if PV_TRAPS.contains(&event) => return exit(event),
             _ if exact == LOST_RECORDS => {
                 self.lost += u64::from(first);
@@ -149,10 +151,10 @@ mod tests {
     fn ways_into_xen_are_counted_by_their_reason() {
         let file = [
             record(0x0001_F003, false, &[1, 4096]),
-            record(HVM_EXIT | WIDE, true, &[0x81, 7, 0]),
+            record(HVM_EXITS.start() | WIDE, true, &[0x81, 7, 0]),
             record(HVM_HYPERCALL, false, &[32]),
             record(0x0008_1001, true, &[]),
-            record(HVM_EXIT | WIDE, true, &[0x60, 7, 0]),
+            record(HVM_EXITS.end() | WIDE, true, &[0x60, 7, 0]),
             record(PV_HYPERCALL, true, &[0x0010_0014, 9]),
             record(PV_SUBCALL, false, &[0x20]),
             record(PV_TRAPS.start() | WIDE, true, &[1]),

@@ -3,10 +3,11 @@
 //! - [`sides`] are what is compared, and how each is started.
 //! - [`rows`] are what is measured of each.
 //! - [`rounds`] runs them, boot by boot, and keeps every figure as [`samples`].
-//! - [`report`] makes the tables, from the samples alone.
+//! - [`report`] makes a table and plots of the samples alone.
 
 mod accounting;
 mod memory;
+mod plot;
 mod report;
 mod rounds;
 mod rows;

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::plot;
 use super::rows::{ROWS, Row, Target};
 use super::samples::Samples;
 use super::sides::Side;
@@ -14,21 +15,38 @@ use super::sides::Side;
 pub(super) const SAMPLES: &str = "lab.tsv";
 const TABLE: &str = "lab.md";
 
+/// The plots: their files, titles and rows.
+const PLOTS: &[(&str, &str, &[&str])] = &[
+    ("lab-tcp.svg", "TCP throughput (more is better)", &["tcp1", "tcp8", "out", "in"]),
+    ("lab-udp.svg", "UDP packets received (more is better)", &["udp64", "udp1400"]),
+    ("lab-rr.svg", "Round trip (less is better)", &["rr-median", "rr-p99"]),
+    ("lab-cpu.svg", "Driver domain's CPU (less is better)", &["tcp1-cpu", "out-cpu", "in-cpu"]),
+    ("lab-start.svg", "Start (less is better)", &["entry", "vif"]),
+];
+
 /// Makes the report of the samples in a directory.
 pub fn redraw(dir: &Path) -> Result<()> {
     let samples = Samples::read(&dir.join(SAMPLES))?;
     let text = table(&samples)?;
     let path = dir.join(TABLE);
     fs::write(&path, &text).with_context(|| format!("writing {}", path.display()))?;
+    for (file, title, keys) in PLOTS {
+        let groups: Vec<_> = ROWS
+            .iter()
+            .filter(|row| keys.contains(&row.key))
+            .map(|row| (row, figures(&samples, row).into()))
+            .collect();
+        plot::bars(&dir.join(file), title, &Side::COMPARED.map(Side::name), &groups)?;
+    }
     println!("{text}");
     Ok(())
 }
 
 /// A median and how far its samples lie apart.
-struct Figure {
-    median: f64,
-    least: f64,
-    most: f64,
+pub(super) struct Figure {
+    pub(super) median: f64,
+    pub(super) least: f64,
+    pub(super) most: f64,
     count: usize,
 }
 
@@ -53,6 +71,11 @@ impl Figure {
     }
 }
 
+/// Of the sides in their order.
+fn figures(samples: &Samples, row: &Row) -> [Option<Figure>; 3] {
+    Side::COMPARED.map(|side| Figure::of(samples.of(side, row.key)))
+}
+
 fn number(value: f64) -> String {
     match value {
         0.0 => "0".into(),
@@ -74,10 +97,11 @@ fn table(samples: &Samples) -> Result<String> {
     )?;
     writeln!(text, "|---|---|--:|--:|--:|--:|---|---|")?;
     for row in ROWS {
-        let figures = sides.map(|side| Figure::of(samples.of(side, row.key)));
+        let figures = figures(samples, row);
         let texts = figures.each_ref().map(|figure| figure.as_ref().map_or("–".into(), Figure::text));
         let [causeway, linux, _] = figures.map(|figure| figure.map(|figure| figure.median));
         let ratio = causeway.zip(linux).map(|(causeway, linux)| causeway / linux);
+        let ratio = ratio.filter(|ratio| ratio.is_finite());
         writeln!(
             text,
             "| {} | {} | {} | {} | {} | {} |",
@@ -94,18 +118,13 @@ fn table(samples: &Samples) -> Result<String> {
         writeln!(text, "- {name}: {note}")?;
     }
     for (key, name) in [("out", "guest to wire"), ("in", "wire to guest")] {
-        for side in [Side::Causeway, Side::LinuxHvm, Side::LinuxPv, Side::Ceiling] {
-            let busy = Figure::of(samples.of(side, &format!("{key}-peer-busy")));
-            let rate = Figure::of(samples.of(side, key));
-            if let Some((busy, rate)) = busy.zip(rate) {
-                writeln!(
-                    text,
-                    "- {name}, {}: {} Mbit/s, the peer busy for {} % of one host processor",
-                    side.name(),
-                    rate.text(),
-                    busy.text()
-                )?;
+        for side in Side::ALL {
+            let Some(rate) = Figure::of(samples.of(side, key)) else { continue };
+            write!(text, "- {name}, {}: {} Mbit/s", side.name(), rate.text())?;
+            if let Some(busy) = Figure::of(samples.of(side, &format!("{key}-peer-busy"))) {
+                write!(text, ", the peer busy for {} % of one host processor", busy.text())?;
             }
+            writeln!(text)?;
         }
     }
     Ok(text)
@@ -150,7 +169,7 @@ mod tests {
 
     #[test]
     fn targets_are_met_or_not() {
-        let row = |target| Row { key: "k", name: "n", unit: "u", target };
+        let row = |target| Row { key: "k", short: "s", name: "n", unit: "u", target };
         let times = row(Target::Times(2.0, 4.0));
         assert_eq!(verdict(&times, Some(1.0), Some(1.9)), "**not met**");
         assert_eq!(verdict(&times, Some(1.0), Some(2.0)), "met");

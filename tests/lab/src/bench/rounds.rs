@@ -1,6 +1,8 @@
 //! Runs the sides in turn, boot by boot.
 
 use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,14 +13,20 @@ use super::rows::{self, Bench};
 use super::samples::{Sample, Samples};
 use super::sides::{self, Side};
 use super::{memory, report};
-use crate::config::DRIVER_DOMAIN;
+use crate::config::{self, DRIVER_DOMAIN};
 use crate::evidence;
 use crate::setup::{self, Parts};
 use crate::world::{World, bring_up};
 use crate::places;
+use crate::wire_peer::{self, Wire, WirePeer};
+use crate::observe::wire::Mac;
+use crate::agent::bulk::{self, Way};
 
 /// How long one boot may last.
 const BOOT: Duration = Duration::from_secs(1800);
+
+/// A frame of a guest's.
+const ETHERNET: usize = 1514;
 
 /// Boots that may be lost for each that is not.
 const LOST_PER_ROUND: u32 = 3;
@@ -36,6 +44,7 @@ pub fn run(elf: &Path, rounds: u32, out: &Path) -> Result<()> {
         other: 0,
     };
     run.describe(rounds)?;
+    run.peer()?;
     for round in 1..=rounds {
         let samples = run.until_it_lasts(rounds, |run| run.round(round))?;
         run.samples.samples.extend(samples);
@@ -44,11 +53,9 @@ pub fn run(elf: &Path, rounds: u32, out: &Path) -> Result<()> {
     let samples = run.until_it_lasts(rounds, Run::ceiling)?;
     run.samples.samples.extend(samples);
     run.save()?;
-    for side in Side::COMPARED {
-        let sample = run.until_it_lasts(rounds, |run| run.memory(side))?;
-        run.samples.samples.push(sample);
-        run.save()?;
-    }
+    let samples = run.until_it_lasts(rounds, Run::memory)?;
+    run.samples.samples.extend(samples);
+    run.save()?;
     report::redraw(out)
 }
 
@@ -90,6 +97,25 @@ impl Run {
         for (side, bytes) in images(&self.elf, &parts)? {
             let (key, value) = ("image".into(), bytes as f64 / 1024.0);
             samples.samples.push(Sample { round: 0, side, key, value });
+        }
+        Ok(())
+    }
+
+    /// What the wire's peer can do alone.
+    fn peer(&mut self) -> Result<()> {
+        let (nic, client) = UnixDatagram::pair()?;
+        let _peer = WirePeer::start(Wire { nic, gateway: None })?;
+        let server = wire_peer::client::start(
+            client,
+            Mac([0x00, 0x16, 0x3E, 0, 0, 1]),
+            Ipv4Addr::new(10, 0, 2, 101),
+            ETHERNET,
+        )?;
+        for (key, way) in [("out", Way::Out), ("in", Way::In)] {
+            let moved = bulk::run(&server.to_string(), way, 1, rows::TRAFFIC)?;
+            let (side, value) = (Side::Peer, moved.mbit_per_second());
+            self.tell(&format!("{:10} {key:20} {value:.0}", side.key()));
+            self.samples.samples.push(Sample { round: 0, side, key: key.into(), value });
         }
         Ok(())
     }
@@ -167,7 +193,7 @@ impl Run {
         let mut samples = Vec::new();
         self.tell(side.name());
         in_a_boot("bench-ceiling", &self.elf.clone(), |world| {
-            let agent = world.lab().guest_of(DRIVER_DOMAIN, &side.config()?)?;
+            let agent = world.lab().guest_of(DRIVER_DOMAIN, &config::linux_with_nic()?)?;
             agent.run("modprobe xen-pcifront; modprobe e1000e", 20)?;
             bring_up(&agent, "eth0", "10.0.2.101")?;
             let mut take = |key: &str, value: f64| {
@@ -185,17 +211,19 @@ impl Run {
         Ok(samples)
     }
 
-    fn memory(&mut self, side: Side) -> Result<Sample, Failure> {
-        self.tell(&format!("memory: {}", side.name()));
-        let mut least = 0;
+    fn memory(&mut self) -> Result<Vec<Sample>, Failure> {
+        let mut samples = Vec::new();
         in_a_boot("bench-memory", &self.elf.clone(), |world| {
-            world.serve_by(side.backend(&self.elf))?;
-            least = memory::least(world, side, &|text| {
-                self.tell(&format!("memory: {:10} {text}", side.key()));
-            })?;
+            for side in Side::COMPARED {
+                let least = memory::least(world, side, &self.elf, &|text| {
+                    self.tell(&format!("memory: {:10} {text}", side.key()));
+                })?;
+                let (key, value) = ("memory".into(), f64::from(least));
+                samples.push(Sample { round: 0, side, key, value });
+            }
             Ok(())
         })?;
-        Ok(Sample { round: 0, side, key: "memory".into(), value: f64::from(least) })
+        Ok(samples)
     }
 }
 
@@ -224,7 +252,7 @@ fn in_a_boot(
     })
 }
 
-/// All figures of one side, whose domains are the only ones.
+/// All figures of one side. The guests are the same for all in one boot.
 fn measure(
     world: &mut World,
     side: Side,
@@ -237,8 +265,12 @@ fn measure(
     take("entry", start.to_entry);
     take("vif", start.to_vif);
     take("device-model", device_model_mib(world)?);
-    let pair = world.pair()?;
-    Bench::new(world, accounting, pair)?.traffic(take)
+    let (a, b) = (world.guest("a")?, world.guest("b")?);
+    for peer in [&a, &b] {
+        world.plug(peer)?;
+    }
+    Bench::new(world, accounting, a.clone(), b.clone())?.traffic(take)?;
+    [&a, &b].into_iter().try_for_each(|peer| world.unplug(peer))
 }
 
 /// The resident memory of the driver domain's device model, where it has one.

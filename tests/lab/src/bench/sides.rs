@@ -19,13 +19,16 @@ pub(super) enum Side {
     /// No driver domain: a Linux guest in its place has the NIC for itself. What it does
     /// on the wire is about what the wire and its peer can do.
     Ceiling,
+    /// No emulator at all: the wire's peer and a client of its own kind on the host.
+    Peer,
 }
 
 impl Side {
     /// Those that are compared.
     pub(super) const COMPARED: [Side; 3] = [Side::Causeway, Side::LinuxHvm, Side::LinuxPv];
 
-    const ALL: [Side; 4] = [Side::Causeway, Side::LinuxHvm, Side::LinuxPv, Side::Ceiling];
+    pub(super) const ALL: [Side; 5] =
+        [Side::Causeway, Side::LinuxHvm, Side::LinuxPv, Side::Ceiling, Side::Peer];
 
     /// In the file of samples.
     pub(super) fn key(self) -> &'static str {
@@ -34,6 +37,7 @@ impl Side {
             Side::LinuxHvm => "linux-hvm",
             Side::LinuxPv => "linux-pv",
             Side::Ceiling => "ceiling",
+            Side::Peer => "peer",
         }
     }
 
@@ -48,6 +52,7 @@ impl Side {
             Side::LinuxHvm => "Linux (HVM)",
             Side::LinuxPv => "Linux (PV)",
             Side::Ceiling => "Linux with the NIC for itself (PV)",
+            Side::Peer => "the wire's peer and a client on the host",
         }
     }
 
@@ -55,7 +60,7 @@ impl Side {
         match self {
             Side::Causeway => Backend::Causeway(elf.into()),
             Side::LinuxHvm => Backend::Linux(Virt::Hvm),
-            Side::LinuxPv | Side::Ceiling => Backend::Linux(Virt::Pv),
+            _ => Backend::Linux(Virt::Pv),
         }
     }
 
@@ -64,8 +69,7 @@ impl Side {
         match self {
             Side::Causeway => config::driver_domain(Door::Firmware),
             Side::LinuxHvm => config::linux_driver_domain(Virt::Hvm),
-            Side::LinuxPv => config::linux_driver_domain(Virt::Pv),
-            Side::Ceiling => config::linux_with_nic(),
+            _ => config::linux_driver_domain(Virt::Pv),
         }
     }
 
