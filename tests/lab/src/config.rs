@@ -94,7 +94,10 @@ pub fn linux_driver_domain(virt: Virt) -> Result<String> {
 /// A stock guest in a driver domain's place that has the NIC for itself.
 pub fn linux_with_nic() -> Result<String> {
     let text = guest(DRIVER_DOMAIN, GuestKind::Pv, &[])?;
-    Ok(with_settings(text, &[("memory", "256"), ("cpus", "'1'"), ("pci", &format!("['{NIC_ADDRESS}']"))]))
+    Ok(with_settings(
+        text,
+        &[("memory", "256"), ("cpus", "'1'"), ("pci", &format!("['{NIC_ADDRESS}']"))],
+    ))
 }
 
 /// A stock guest's configuration, with its agent's console.

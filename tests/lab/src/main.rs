@@ -18,7 +18,8 @@ const USAGE: &str = "usage: lab COMMAND
   list                  list the scenarios
   test ELF [NAME ...]   show on real Xen what the named scenarios show, or all
   bench ELF [--rounds N] [--out DIR]
-                        measure ELF side by side with Linux driver domains (5, docs/bench)
+                        measure ELF side by side with Linux driver domains: 5 rounds,
+                        into docs/bench; a single round is quick, and leaves out memory
   bench-report [DIR]    make that report again from its samples
   demo ELF              show the main job, briefly
   shell [ELF]           boot Xen and open a shell in dom0; ELF is there as /lab/causeway

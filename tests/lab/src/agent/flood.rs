@@ -49,10 +49,9 @@ impl FromStr for Flood {
 
     fn from_str(text: &str) -> Result<Flood> {
         match text.split_whitespace().collect::<Vec<_>>().as_slice() {
-            ["packets", packets, "time_us", time] => Ok(Flood {
-                packets: packets.parse()?,
-                time: Duration::from_micros(time.parse()?),
-            }),
+            ["packets", packets, "time_us", time] => {
+                Ok(Flood { packets: packets.parse()?, time: Duration::from_micros(time.parse()?) })
+            }
             _ => bail!("not a report of a flood: {text:?}"),
         }
     }

@@ -53,11 +53,11 @@ pub struct Trace {
 impl Trace {
     /// Counts what a file says.
     pub fn of(file: &[u8]) -> Result<Trace> {
-        let mut words = file.chunks_exact(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap()));
+        let mut words =
+            file.chunks_exact(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap()));
         let mut trace = Trace::default();
         while let Some(header) = words.next() {
-            let (event, extra, timed) =
-                (header & 0x0FFF_FFFF, header >> 28 & 7, header >> 31 == 1);
+            let (event, extra, timed) = (header & 0x0FFF_FFFF, header >> 28 & 7, header >> 31 == 1);
             if timed {
                 words.nth(1).context("a record without its time")?;
             }

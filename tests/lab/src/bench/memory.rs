@@ -11,19 +11,14 @@ use crate::config::DRIVER_DOMAIN;
 use crate::world::World;
 
 /// MiB that are tried, by side; found by halving.
-const CAUSEWAY: &[u32] = &[12, 14, 16, 20];
+const CAUSEWAY: &[u32] = &[8, 10, 12, 14, 16, 20];
 const LINUX: &[u32] = &[64, 80, 96, 112, 128, 144, 160, 192, 224];
 
 /// How long a driver domain may take to serve; one without memory often just hangs.
 const STARTS: Duration = Duration::from_secs(40);
 
 /// The least of what is tried that suffices. Guests stay; they are attached anew.
-pub(super) fn least(
-    world: &mut World,
-    side: Side,
-    elf: &Path,
-    tell: &dyn Fn(&str),
-) -> Result<u32> {
+pub(super) fn least(world: &mut World, side: Side, elf: &Path, tell: &dyn Fn(&str)) -> Result<u32> {
     let sizes = if side == Side::Causeway { CAUSEWAY } else { LINUX };
     let (mut low, mut high) = (0, sizes.len());
     while low < high {

@@ -10,7 +10,11 @@ use super::report::Figure;
 use super::rows::Row;
 
 const SIZE: (u32, u32) = (960, 420);
-const COLOURS: [RGBColor; 3] = [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(140, 140, 140)];
+/// Room beside the bars, for each group.
+const LEGEND: f64 = 0.8;
+
+const COLOURS: [RGBColor; 3] =
+    [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(140, 140, 140)];
 
 /// One group of bars to a row, in the order of `names`.
 pub(super) fn bars(
@@ -40,7 +44,10 @@ fn draw(
         .margin(12)
         .x_label_area_size(36)
         .y_label_area_size(64)
-        .build_cartesian_2d(0.0..(groups.len() * width) as f64, (least..most).log_scale())?;
+        .build_cartesian_2d(
+            0.0..(groups.len() * width) as f64 + LEGEND * groups.len() as f64,
+            (least..most).log_scale(),
+        )?;
     chart
         .configure_mesh()
         .disable_x_mesh()
@@ -75,6 +82,7 @@ fn draw(
     }
     chart
         .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
         .background_style(WHITE)
         .border_style(BLACK)
         .label_font(("sans-serif", 13))
@@ -83,7 +91,8 @@ fn draw(
     for (group, (row, _)) in groups.iter().enumerate() {
         let middle = (group * width) as f64 + width as f64 / 2.0;
         let (x, y) = chart.backend_coord(&(middle, least));
-        let style = ("sans-serif", 13).into_text_style(&root).pos(Pos::new(HPos::Center, VPos::Top));
+        let style =
+            ("sans-serif", 13).into_text_style(&root).pos(Pos::new(HPos::Center, VPos::Top));
         root.draw_text(row.short, &style, (x, y + 8))?;
     }
     root.present()?;

@@ -15,6 +15,16 @@ use super::sides::Side;
 pub(super) const SAMPLES: &str = "lab.tsv";
 const TABLE: &str = "lab.md";
 
+/// How it was measured.
+const ABOUT: &str = include_str!("../../files/bench.md");
+
+const ABOUT_WIRE: &str = "\
+The peer is a program on the host. It is not what limits: alone, with a client of its
+own kind on the same host, it moves many times as much; while it serves a guest, its
+process, with all else that the harness does, has time left; and a guest that owns the
+NIC gets more through than any driver domain.
+";
+
 /// The plots: their files, titles and rows.
 const PLOTS: &[(&str, &str, &[&str])] = &[
     ("lab-tcp.svg", "TCP throughput (more is better)", &["tcp1", "tcp8", "out", "in"]),
@@ -27,7 +37,20 @@ const PLOTS: &[(&str, &str, &[&str])] = &[
 /// Makes the report of the samples in a directory.
 pub fn redraw(dir: &Path) -> Result<()> {
     let samples = Samples::read(&dir.join(SAMPLES))?;
-    let text = table(&samples)?;
+    let plots: String =
+        PLOTS.iter().map(|(file, title, _)| format!("![{title}]({file})\n\n")).collect();
+    let text = [
+        ABOUT,
+        "## Results\n",
+        &table(&samples)?,
+        &plots,
+        "## The wire's peer\n",
+        ABOUT_WIRE,
+        &wire(&samples)?,
+        "## This run\n",
+        &notes(&samples)?,
+    ]
+    .join("\n");
     let path = dir.join(TABLE);
     fs::write(&path, &text).with_context(|| format!("writing {}", path.display()))?;
     for (file, title, keys) in PLOTS {
@@ -98,7 +121,8 @@ fn table(samples: &Samples) -> Result<String> {
     writeln!(text, "|---|---|--:|--:|--:|--:|---|---|")?;
     for row in ROWS {
         let figures = figures(samples, row);
-        let texts = figures.each_ref().map(|figure| figure.as_ref().map_or("–".into(), Figure::text));
+        let texts =
+            figures.each_ref().map(|figure| figure.as_ref().map_or("–".into(), Figure::text));
         let [causeway, linux, _] = figures.map(|figure| figure.map(|figure| figure.median));
         let ratio = causeway.zip(linux).map(|(causeway, linux)| causeway / linux);
         let ratio = ratio.filter(|ratio| ratio.is_finite());
@@ -113,19 +137,27 @@ fn table(samples: &Samples) -> Result<String> {
             verdict(row, causeway, ratio)
         )?;
     }
-    writeln!(text)?;
+    Ok(text)
+}
+
+/// How it is known that the peer on the wire holds up nobody.
+fn wire(samples: &Samples) -> Result<String> {
+    let mut text = String::new();
+    writeln!(text, "| on the wire, Mbit/s | out | in | peer's processor busy, % out | % in |")?;
+    writeln!(text, "|---|--:|--:|--:|--:|")?;
+    for side in Side::ALL {
+        let figures = ["out", "in", "out-peer-busy", "in-peer-busy"]
+            .map(|key| Figure::of(samples.of(side, key)).map_or("–".into(), |f| f.text()));
+        writeln!(text, "| {} | {} |", side.name(), figures.join(" | "))?;
+    }
+    Ok(text)
+}
+
+/// Versions, date and commands, and which boots were lost.
+fn notes(samples: &Samples) -> Result<String> {
+    let mut text = String::new();
     for (name, note) in &samples.notes {
         writeln!(text, "- {name}: {note}")?;
-    }
-    for (key, name) in [("out", "guest to wire"), ("in", "wire to guest")] {
-        for side in Side::ALL {
-            let Some(rate) = Figure::of(samples.of(side, key)) else { continue };
-            write!(text, "- {name}, {}: {} Mbit/s", side.name(), rate.text())?;
-            if let Some(busy) = Figure::of(samples.of(side, &format!("{key}-peer-busy"))) {
-                write!(text, ", the peer busy for {} % of one host processor", busy.text())?;
-            }
-            writeln!(text)?;
-        }
     }
     Ok(text)
 }

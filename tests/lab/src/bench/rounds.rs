@@ -13,14 +13,14 @@ use super::rows::{self, Bench};
 use super::samples::{Sample, Samples};
 use super::sides::{self, Side};
 use super::{memory, report};
+use crate::agent::bulk::{self, Way};
 use crate::config::{self, DRIVER_DOMAIN};
 use crate::evidence;
-use crate::setup::{self, Parts};
-use crate::world::{World, bring_up};
-use crate::places;
-use crate::wire_peer::{self, Wire, WirePeer};
 use crate::observe::wire::Mac;
-use crate::agent::bulk::{self, Way};
+use crate::places;
+use crate::setup::{self, Parts};
+use crate::wire_peer::{self, Wire, WirePeer};
+use crate::world::{World, bring_up};
 
 /// How long one boot may last.
 const BOOT: Duration = Duration::from_secs(1800);
@@ -53,9 +53,12 @@ pub fn run(elf: &Path, rounds: u32, out: &Path) -> Result<()> {
     let samples = run.until_it_lasts(rounds, Run::ceiling)?;
     run.samples.samples.extend(samples);
     run.save()?;
-    let samples = run.until_it_lasts(rounds, Run::memory)?;
-    run.samples.samples.extend(samples);
-    run.save()?;
+    // It takes as long as two rounds: not for a quick look.
+    if rounds > 1 {
+        let samples = run.until_it_lasts(rounds, Run::memory)?;
+        run.samples.samples.extend(samples);
+        run.save()?;
+    }
     report::redraw(out)
 }
 

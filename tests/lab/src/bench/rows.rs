@@ -135,9 +135,7 @@ impl Bench<'_> {
             self.tcp(key, take, between)?;
         }
         for (key, way) in [("out", "send"), ("in", "receive")] {
-            wire(key, take, |take| {
-                self.tcp(key, take, || to_wire(&self.a.agent, way))
-            })?;
+            wire(key, take, |take| self.tcp(key, take, || to_wire(&self.a.agent, way)))?;
         }
         for (key, frame) in [("udp64", SHORTEST), ("udp1400", LONG)] {
             let (flood, cpu, time) = self.charged(|| self.flood(frame, TRAFFIC))?;
@@ -282,17 +280,13 @@ pub(super) fn to_wire(guest: &Agent, way: &str) -> Result<Transferred> {
 
 /// Beside what happens on the wire, how busy its peer was: the share of one of the host's
 /// processors that this process took, whose main work then is the peer.
-pub(super) fn wire(
-    key: &str,
-    take: Take,
-    happens: impl FnOnce(Take) -> Result<()>,
-) -> Result<()> {
+pub(super) fn wire(key: &str, take: Take, happens: impl FnOnce(Take) -> Result<()>) -> Result<()> {
     let cpu = || clock_gettime(ClockId::ProcessCPUTime);
     let (before, start) = (cpu(), Instant::now());
     happens(take)?;
     let (after, time) = (cpu(), start.elapsed());
-    let seconds = (after.tv_sec - before.tv_sec) as f64
-        + (after.tv_nsec - before.tv_nsec) as f64 / 1e9;
+    let seconds =
+        (after.tv_sec - before.tv_sec) as f64 + (after.tv_nsec - before.tv_nsec) as f64 / 1e9;
     take(&format!("{key}-peer-busy"), busy_percent(seconds, time));
     Ok(())
 }

@@ -130,10 +130,7 @@ pub(super) fn start(world: &mut World, side: Side, accounting: &Accounting) -> R
     console.wait_from(0, READY, |line| side.is_ready(line))?;
     world.adopt_driver_domain(console);
     let seconds = |from: u64, to: u64| (to as f64 - from as f64) / 1e6;
-    Ok(Start {
-        to_entry: created + seconds(unpaused, entered),
-        to_vif: seconds(entered, served),
-    })
+    Ok(Start { to_entry: created + seconds(unpaused, entered), to_vif: seconds(entered, served) })
 }
 
 /// The commands that make a vif's nodes.

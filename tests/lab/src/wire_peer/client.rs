@@ -22,12 +22,7 @@ const PORTS: u16 = 40_000;
 
 /// Starts it on its end of a wire, with frames so long at most; one connection after the
 /// other. Returns where it listens on the host.
-pub fn start(
-    wire: UnixDatagram,
-    mac: Mac,
-    ip: Ipv4Addr,
-    longest: usize,
-) -> io::Result<SocketAddr> {
+pub fn start(wire: UnixDatagram, mac: Mac, ip: Ipv4Addr, longest: usize) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     wire.set_nonblocking(true)?;

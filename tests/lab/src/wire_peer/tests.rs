@@ -5,13 +5,6 @@ use super::*;
 use crate::agent::stream::{Sender, Tally};
 use crate::observe::wire::{Frame, LONGEST_JUMBO};
 use etherparse::{PacketBuilder, PacketBuilderStep, SlicedPacket, TransportSlice};
-use smoltcp::iface::{Config, Interface, SocketSet};
-use smoltcp::socket::tcp;
-use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr};
-use std::net::SocketAddr;
-
-use super::link::Link;
-use super::relay::{self, Joined};
 
 const GUEST: Mac = Mac([0, 0x16, 0x3E, 0, 0, 1]);
 const GUEST_IP: [u8; 4] = [10, 0, 2, 101];

@@ -252,7 +252,8 @@ impl Front {
 
     /// Waits until the backend's key has one of these values.
     pub(in crate::agent) fn backend_says(&mut self, key: &str, values: &[&str]) -> Result<String> {
-        self.store.wait(&format!("{}/{key}", self.backend), PATIENCE, |value| values.contains(&value))
+        self.store
+            .wait(&format!("{}/{key}", self.backend), PATIENCE, |value| values.contains(&value))
     }
 
     /// What the backend has in a key now.
