@@ -7,9 +7,10 @@ image := target/causeway
 image_flags = $${sysroot:+--sysroot $$sysroot }-C link-arg=-T$(CURDIR)/linker.ld -C relocation-model=static
 host := --workspace --exclude boot
 SECONDS ?= 60
+ROUNDS ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test check lab soak bench fuzz bindings clean
+.PHONY: help build run test check lab bench soak fuzz bindings clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -38,13 +39,14 @@ check: build ## formatting, lints and the tests that need no Xen
 lab: build ## the tests on real Xen in QEMU
 	cargo run --release -p lab -- test $(image)
 
+bench: build ## Causeway beside Linux driver domains on real Xen, and what a packet costs: docs/bench
+	cargo bench -p bench
+	cargo run --release -p bench -- report docs/bench
+	cargo run --release -p lab -- bench $(image) --rounds $(ROUNDS)
+
 soak: build ## larger worlds, many more cases; 1 GiB, 200 attachments, a crowd on real Xen
 	SOAK=1 cargo test -p worlds -- --show-output
 	cargo run --release -p lab -- test $(image) soak reattach-often destroy-often crowd
-
-bench: ## what a packet costs in Causeway itself: docs/bench
-	cargo bench -p bench
-	cargo run --release -p bench -- report docs/bench
 
 fuzz: ## hostile rings, XenStore values, NICs and frames by libFuzzer, SECONDS=60 of each
 	tests/fuzz/run $(SECONDS)

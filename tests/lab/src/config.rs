@@ -21,6 +21,15 @@ pub enum Door {
     Firmware,
 }
 
+/// How a Linux driver domain is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Virt {
+    /// Paravirtual, with the NIC behind Xen's PCI frontend.
+    Pv,
+    /// Hardware-virtualised, as Causeway with a NIC is.
+    Hvm,
+}
+
 /// How a stock Linux guest is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestKind {
@@ -52,8 +61,38 @@ pub fn driver_domain(door: Door) -> Result<String> {
     }
 }
 
-/// A Linux driver domain in Causeway's place, paravirtual as the guests are.
-pub fn linux_driver_domain() -> Result<String> {
+/// A Linux driver domain in Causeway's place, alone on the second processor as well.
+pub fn linux_driver_domain(virt: Virt) -> Result<String> {
+    let text = guest(DRIVER_DOMAIN, GuestKind::Pv, &[])?;
+    let text = with_settings(
+        text,
+        &[
+            ("ramdisk", "'/lab/driver-domain-initramfs'"),
+            ("memory", "256"),
+            ("cpus", "'1'"),
+            ("pci", &format!("['{NIC_ADDRESS}']")),
+            ("channel", "[]"),
+        ],
+    );
+    Ok(match virt {
+        Virt::Pv => text,
+        Virt::Hvm => with_settings(
+            text,
+            &[
+                ("type", "'hvm'"),
+                ("kernel", "'/lab/vmlinuz'"),
+                ("vga", "'none'"),
+                ("nographic", "1"),
+                ("vnc", "0"),
+                ("usb", "0"),
+                ("hpet", "0"),
+            ],
+        ),
+    })
+}
+
+/// A stock guest in a driver domain's place that has the NIC for itself.
+pub fn linux_with_nic() -> Result<String> {
     let text = guest(DRIVER_DOMAIN, GuestKind::Pv, &[])?;
     Ok(with_settings(
         text,

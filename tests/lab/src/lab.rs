@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::client::{Agent, StreamWriter};
-use crate::config::{self, DRIVER_DOMAIN, Door, GuestKind};
+use crate::config::{self, DRIVER_DOMAIN, Door, GuestKind, Virt};
 use crate::log::Log;
 use crate::machine::{Machine, Nic, Running};
 use crate::places;
@@ -26,6 +26,9 @@ const SAVE_SECONDS: u32 = 240;
 /// How long a guest's agent may take to answer.
 const GUEST_STARTS: Duration = Duration::from_secs(120);
 
+/// What a Linux driver domain says when it serves vifs.
+pub const LINUX_READY: &str = "linux driver domain: ready";
+
 /// How much room the jobs disk has.
 const JOBS_DISK: u64 = 256 << 20;
 
@@ -38,12 +41,14 @@ pub struct Options {
     pub causeway: Option<PathBuf>,
     /// The NIC that is passed through.
     pub nic: Nic,
+    /// Whether what passes on the wire is captured, which costs the emulator time.
+    pub capture: bool,
 }
 
 impl Options {
     /// The usual boot.
     pub fn new(name: &str) -> Options {
-        Options { name: name.into(), causeway: None, nic: Nic::default() }
+        Options { name: name.into(), causeway: None, nic: Nic::default(), capture: true }
     }
 }
 
@@ -68,7 +73,13 @@ impl Lab {
         let parts = setup::setup()?;
         let run = places::new_run(&options.name)?;
         let jobs_disk = jobs_disk(&parts, options, &run)?;
-        let machine = Machine { parts: &parts, jobs_disk: &jobs_disk, run: &run, nic: options.nic };
+        let machine = Machine {
+            parts: &parts,
+            jobs_disk: &jobs_disk,
+            run: &run,
+            nic: options.nic,
+            capture: options.capture,
+        };
         let (machine, wire) = machine.start().with_context(|| format!("see {}", run.display()))?;
         // The emulator has it open; the logs stay, this need not.
         fs::remove_file(&jobs_disk)?;
@@ -148,16 +159,21 @@ impl Lab {
     }
 
     /// Starts a Linux driver domain in Causeway's place.
-    pub fn linux_driver_domain(&self) -> Result<Log> {
-        let console = self.create(DRIVER_DOMAIN, &config::linux_driver_domain()?, "")?;
-        self.connect_guest(DRIVER_DOMAIN)?.run("linux-driver-domain start", 60)?;
+    pub fn linux_driver_domain(&self, virt: Virt) -> Result<Log> {
+        let console = self.create(DRIVER_DOMAIN, &config::linux_driver_domain(virt)?, "")?;
+        console.wait(&[LINUX_READY], GUEST_STARTS)?;
         Ok(console)
     }
 
     /// Starts a stock guest whose vifs are given as in xl.cfg, and waits for its
     /// agent.
     pub fn guest(&self, name: &str, kind: GuestKind, vifs: &[&str]) -> Result<Agent> {
-        self.create(name, &config::guest(name, kind, vifs)?, "")?;
+        self.guest_of(name, &config::guest(name, kind, vifs)?)
+    }
+
+    /// Starts a guest of this configuration, and waits for its agent.
+    pub fn guest_of(&self, name: &str, config: &str) -> Result<Agent> {
+        self.create(name, config, "")?;
         self.connect_guest(name)
     }
 
@@ -206,7 +222,9 @@ fn jobs_disk(parts: &Parts, options: &Options, run: &Path) -> Result<PathBuf> {
     fs::create_dir(&tree)?;
     let mut files = vec![
         ("vmlinux", parts.kernel.as_path()),
+        ("vmlinuz", &parts.packed_kernel),
         ("guest-initramfs", &parts.guest_initramfs),
+        ("driver-domain-initramfs", &parts.driver_domain_initramfs),
         ("lab-agent", &parts.agent),
     ];
     if let Some(causeway) = &options.causeway {

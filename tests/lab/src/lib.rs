@@ -8,6 +8,7 @@
 //!   ways that are not the network under test.
 
 pub mod agent;
+pub mod bench;
 pub mod client;
 pub mod config;
 pub mod evidence;

@@ -77,6 +77,8 @@ pub struct Machine<'a> {
     pub run: &'a Path,
     /// The NIC's model.
     pub nic: Nic,
+    /// Whether its wire is captured.
+    pub capture: bool,
 }
 
 /// A running machine. Dropping it ends the emulator.
@@ -157,9 +159,8 @@ impl Machine<'_> {
     }
 
     /// The NIC's wire ends in a socket that the emulator inherits, and so does the
-    /// user-mode network's, which answers but leads nowhere. What passes is captured.
+    /// user-mode network's, which answers but leads nowhere.
     fn network(&self, command: &mut Command, wire: RawFd, gateway: RawFd) {
-        let file = self.run.join(WIRE_CAPTURE);
         let socket = |id, fd| format!("dgram,id={id},local.type=fd,local.str={fd}");
         for netdev in [
             &socket("wire", wire),
@@ -171,10 +172,12 @@ impl Machine<'_> {
             command.args(["-netdev", netdev]);
         }
         let nic = format!("{},netdev=wire,addr=5,mac={NIC_MAC}", self.nic.device());
-        command.args(["-device", &nic, "-object"]);
-        let capture =
-            format!("filter-dump,id=capture,netdev=wire,maxlen={CAPTURED},file={}", file.display());
-        command.arg(capture);
+        command.args(["-device", &nic]);
+        if self.capture {
+            let file = self.run.join(WIRE_CAPTURE);
+            let dump = format!("filter-dump,id=capture,netdev=wire,maxlen={CAPTURED}");
+            command.args(["-object", &format!("{dump},file={}", file.display())]);
+        }
     }
 }
 

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use lab::config::Door;
+use lab::config::{Door, Virt};
 use lab::lab::{Lab, Options};
 use lab::world::Backend;
-use lab::{runner, scenarios, setup, shell};
+use lab::{bench, places, runner, scenarios, setup, shell};
 
 /// How long a person may use a shell.
 const A_DAY: Duration = Duration::from_secs(24 * 3600);
@@ -17,10 +17,15 @@ const USAGE: &str = "usage: lab COMMAND
   setup                 make what a boot needs, and cache it
   list                  list the scenarios
   test ELF [NAME ...]   show on real Xen what the named scenarios show, or all
+  bench ELF [--rounds N] [--out DIR]
+                        measure ELF side by side with Linux driver domains: 5 rounds,
+                        into docs/bench; a single round is quick, and leaves out memory
+  bench-report [DIR]    make that report again from its samples
   demo ELF              show the main job, briefly
   shell [ELF]           boot Xen and open a shell in dom0; ELF is there as /lab/causeway
   up DOOR ELF           boot Xen and start ELF as the driver domain by DOOR (pvh, firmware)
-With `linux` for ELF, test runs a Linux driver domain in Causeway's place.";
+With `linux` or `linux-hvm` for ELF, test runs a Linux driver domain in Causeway's
+place, paravirtual or hardware-virtualised.";
 
 fn main() -> ExitCode {
     match run(&std::env::args().skip(1).collect::<Vec<_>>()) {
@@ -46,8 +51,16 @@ fn run(args: &[String]) -> Result<()> {
             }
             Ok(())
         }
-        ["test", "linux", names @ ..] => runner::run(&runner::select(names)?, &Backend::Linux),
+        ["test", "linux", names @ ..] => {
+            runner::run(&runner::select(names)?, &Backend::Linux(Virt::Pv))
+        }
+        ["test", "linux-hvm", names @ ..] => {
+            runner::run(&runner::select(names)?, &Backend::Linux(Virt::Hvm))
+        }
         ["test", elf, names @ ..] => runner::run(&runner::select(names)?, &causeway(elf)?),
+        ["bench", elf, options @ ..] => measure(elf, options),
+        ["bench-report"] => bench::redraw(&bench_dir()),
+        ["bench-report", dir] => bench::redraw(Path::new(dir)),
         ["demo", elf] => runner::run(&[&scenarios::DEMO], &causeway(elf)?),
         ["shell"] => open_shell(None),
         ["shell", elf] => open_shell(Some(elf.into())),
@@ -62,6 +75,28 @@ fn causeway(elf: &str) -> Result<Backend> {
         bail!("{elf} is not there; `make build` makes it");
     }
     Ok(Backend::Causeway(elf.into()))
+}
+
+/// Where the report is kept.
+fn bench_dir() -> PathBuf {
+    places::checkout().join("docs/bench")
+}
+
+fn measure(elf: &str, mut options: &[&str]) -> Result<()> {
+    causeway(elf)?;
+    let (mut rounds, mut out) = (5, bench_dir());
+    while let [name, value, rest @ ..] = options {
+        match *name {
+            "--rounds" => rounds = value.parse().context("a number of rounds")?,
+            "--out" => out = value.into(),
+            _ => bail!("{USAGE}"),
+        }
+        options = rest;
+    }
+    if !options.is_empty() {
+        bail!("{USAGE}");
+    }
+    bench::run(Path::new(elf), rounds, &out)
 }
 
 /// The logs stay in the run's directory.

@@ -5,7 +5,6 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::evidence;
-use crate::observe::xen_log;
 use crate::scenarios::{self, Scenario};
 use crate::world::{Backend, World};
 
@@ -65,7 +64,7 @@ fn run_one(scenario: &Scenario, backend: &Backend, world: &mut Option<World>) ->
             Err(error) => {
                 let world = world.take();
                 if let Some(world) = &world
-                    && xen_log::is_emulator_failure(&world.lab().serial().since(0))
+                    && world.emulator_failed()
                     && emulator_failures < EMULATOR_FAILURES
                 {
                     emulator_failures += 1;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::client::Agent;
-use crate::config::{self, DRIVER_DOMAIN, Door, GuestKind};
+use crate::config::{self, DRIVER_DOMAIN, Door, GuestKind, Virt};
 use crate::lab::{Lab, Options};
 use crate::log::Log;
 use crate::observe::counters::{self, Counters};
@@ -30,7 +30,7 @@ pub enum Backend {
     /// This ELF.
     Causeway(PathBuf),
     /// Linux in its place, to prove the lab and to compare with.
-    Linux,
+    Linux(Virt),
 }
 
 /// A stock guest with one vif.
@@ -58,7 +58,15 @@ pub struct World {
 impl World {
     /// Boots Xen with dom0 alone.
     pub fn boot(name: &str, backend: &Backend) -> Result<World> {
-        let mut options = Options::new(name);
+        World::boot_with(Options::new(name), backend)
+    }
+
+    /// The same where nothing is to take time that is not needed.
+    pub fn boot_to_measure(name: &str, backend: &Backend) -> Result<World> {
+        World::boot_with(Options { capture: false, ..Options::new(name) }, backend)
+    }
+
+    fn boot_with(mut options: Options, backend: &Backend) -> Result<World> {
         if let Backend::Causeway(elf) = backend {
             options.causeway = Some(elf.clone());
         }
@@ -116,7 +124,7 @@ impl World {
     pub fn needs_causeway(&self) -> Result<()> {
         match self.backend {
             Backend::Causeway(_) => Ok(()),
-            Backend::Linux => bail!("this scenario is about Causeway, not Linux in its place"),
+            Backend::Linux(_) => bail!("this scenario is about Causeway, not Linux in its place"),
         }
     }
 
@@ -158,6 +166,24 @@ impl World {
         let command =
             format!("while {domains} | grep -e '^{name}' -e '^(null)'; do sleep 0.2; done");
         self.dom0().run(&command, seconds).map(drop).context("a domain does not go away")
+    }
+
+    /// Ends the driver domain, if there is one; the next one will be another's. Guests stay.
+    pub fn serve_by(&mut self, backend: Backend) -> Result<()> {
+        self.backend = backend;
+        if self.console.take().is_some() {
+            // It may have ended by itself.
+            if self.domain_id(DRIVER_DOMAIN).is_ok() {
+                self.destroy(DRIVER_DOMAIN)?;
+            }
+            self.wait_gone(DRIVER_DOMAIN, 30)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the emulator mixed up what it emulates.
+    pub fn emulator_failed(&self) -> bool {
+        xen_log::is_emulator_failure(&self.lab.serial().since(0))
     }
 
     /// Starts Causeway by a door and waits until it is ready; returns its console
@@ -219,8 +245,8 @@ impl World {
         }
         match self.backend {
             Backend::Causeway(_) => Ok(self.start_causeway(Door::Firmware)?.0),
-            Backend::Linux => {
-                let console = self.lab.linux_driver_domain()?;
+            Backend::Linux(virt) => {
+                let console = self.lab.linux_driver_domain(virt)?;
                 self.adopt_driver_domain(console.clone());
                 Ok(console)
             }
@@ -241,6 +267,29 @@ impl World {
         bring_up(&peer.agent, "eth0", peer.ip)?;
         self.peers.insert(name.into(), peer.clone());
         Ok(peer)
+    }
+
+    /// The same without a vif: [`World::plug`] gives it one.
+    pub fn guest(&mut self, name: &str) -> Result<Peer> {
+        if let Some(peer) = self.peers.get(name) {
+            return Ok(peer.clone());
+        }
+        let (mac, ip) = addresses(name);
+        let peer = Peer { agent: self.lab.guest(name, GuestKind::Pv, &[])?, mac, ip };
+        self.peers.insert(name.into(), peer.clone());
+        Ok(peer)
+    }
+
+    /// Gives a guest a vif on the NIC's network, and waits until it is connected.
+    pub fn plug(&self, peer: &Peer) -> Result<()> {
+        self.attach(peer.agent.name(), peer.mac, "xenbr0")?;
+        bring_up(&peer.agent, "eth0", peer.ip)
+    }
+
+    /// Takes it away again.
+    pub fn unplug(&self, peer: &Peer) -> Result<()> {
+        self.detach(peer.agent.name(), 0)?;
+        gone(&peer.agent, "eth0")
     }
 
     /// The two guests that most scenarios need.

@@ -1,14 +1,19 @@
 //! What runs inside dom0 and the guests: commands for the harness, and traffic
 //! with a content that the other end can check, or with none that anybody wants.
 
+pub mod bulk;
+pub mod flood;
 pub mod hostile;
 pub mod multicast;
 mod netfront;
+pub mod node;
 pub mod noise;
 pub mod pktgen;
 pub mod protocol;
+pub mod round_trip;
 pub mod serve;
 pub mod stream;
+pub mod trace;
 pub mod transfer;
 
 use std::net::UdpSocket;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
+use super::bulk;
 use super::noise::Noise;
 
 /// An end that hears nothing for this long gives up.
@@ -61,7 +62,8 @@ impl FromStr for Transferred {
     }
 }
 
-/// Serves every connection, for ever, each in a thread.
+/// Serves every connection, for ever, each in a thread. What is only counted is asked for
+/// in the same way.
 pub fn serve(listener: &TcpListener) -> io::Result<()> {
     loop {
         let (stream, peer) = listener.accept()?;
@@ -81,6 +83,8 @@ fn answer(stream: TcpStream) -> Result<()> {
     match request.trim_end().split_once(' ') {
         Some(("put", mib)) => receive(&mut reader, &stream, mib.parse::<u64>()? << 20),
         Some(("get", mib)) => send(&mut reader, &stream, mib.parse()?),
+        Some(("sink", _)) => bulk::sink(&mut reader, &stream),
+        Some(("source", ms)) => bulk::source(&stream, Duration::from_millis(ms.parse()?)),
         _ => bail!("asked for {request:?}"),
     }
 }
@@ -111,7 +115,7 @@ fn client(
     Ok(Transferred { bytes: mib << 20, time: start.elapsed() })
 }
 
-fn limit_silence(stream: &TcpStream) -> io::Result<()> {
+pub(super) fn limit_silence(stream: &TcpStream) -> io::Result<()> {
     stream.set_read_timeout(Some(SILENCE))?;
     stream.set_write_timeout(Some(SILENCE))
 }

@@ -1,12 +1,16 @@
 //! The agent: what the harness runs inside dom0 and the guests.
 
 use std::fmt::Display;
+use std::fs;
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use lab::agent::{hostile, multicast, pktgen, serve, stream, transfer};
+use lab::agent::bulk::{self, Way};
+use lab::agent::trace::Trace;
+use lab::agent::transfer::Transferred;
+use lab::agent::{flood, hostile, multicast, node, pktgen, round_trip, serve, stream, transfer};
 
 const USAGE: &str = "usage: lab-agent COMMAND
   serve PORT                     run the harness's commands
@@ -14,6 +18,15 @@ const USAGE: &str = "usage: lab-agent COMMAND
   transfer-serve ADDRESS:PORT    answer transfers
   transfer-put ADDRESS:PORT MIB  send to a server, compare hashes
   transfer-get ADDRESS:PORT MIB  have a server send
+  bulk-send ADDRESS:PORT STREAMS MS
+                                 send zeros to a server that counts them
+  bulk-receive ADDRESS:PORT STREAMS MS
+                                 have a server send them
+  round-trip-serve PORT          answer bytes
+  round-trip ADDRESS:PORT MS     send bytes, one at a time, and time the answers
+  flood-count PORT INTERFACE     count the packets of a flood to an unread port
+  node-wait PATH [VALUE]         tell when XenStore has a node, or this value in it
+  trace-count FILE               count the ways into Xen in a file of xentrace's
   stream-send ADDRESS:PORT MS BYTES
                                  a numbered datagram every MS, until standard input ends
   stream-receive PORT            count them
@@ -47,6 +60,16 @@ fn run(args: &[String]) -> Result<()> {
         }
         ["transfer-put", server, mib] => show(transfer::put(server, mib.parse()?)?),
         ["transfer-get", server, mib] => show(transfer::get(server, mib.parse()?)?),
+        ["bulk-send", server, streams, ms] => show(bulk(server, Way::Out, streams, ms)?),
+        ["bulk-receive", server, streams, ms] => show(bulk(server, Way::In, streams, ms)?),
+        ["round-trip-serve", port] => round_trip::serve(port.parse()?),
+        ["round-trip", server, ms] => {
+            show(round_trip::ask(server, Duration::from_millis(ms.parse()?))?)
+        }
+        ["flood-count", port, interface] => show(flood::count(port.parse()?, interface)?),
+        ["node-wait", path] => show(node::wait(path, None)?),
+        ["node-wait", path, value] => show(node::wait(path, Some(value))?),
+        ["trace-count", file] => show(Trace::of(&fs::read(file).context("a trace")?)?),
         ["stream-send", receiver, ms, bytes] => {
             let interval = Duration::from_millis(ms.parse()?);
             show(stream::send(receiver, interval, bytes.parse()?)?)
@@ -63,6 +86,10 @@ fn run(args: &[String]) -> Result<()> {
         }
         _ => bail!("{USAGE}"),
     }
+}
+
+fn bulk(server: &str, way: Way, streams: &str, ms: &str) -> Result<Transferred> {
+    bulk::run(server, way, streams.parse()?, Duration::from_millis(ms.parse()?))
 }
 
 /// In the form that the harness reads.

@@ -20,7 +20,7 @@ pub const DEMO: Scenario = scenario("demo", "the main job", demo);
 fn demo(world: &mut World) -> Result<String> {
     let image = match world.backend() {
         Backend::Causeway(elf) => fs::metadata(elf)?.len(),
-        Backend::Linux => 0,
+        Backend::Linux(_) => 0,
     };
     println!("        Xen and dom0 are up; starting Causeway with the NIC");
     let (console, ready) = world.start_causeway(Door::Firmware)?;

@@ -92,7 +92,7 @@ pub(super) fn pktgen(world: &mut World) -> Result<String> {
 /// How many packets for a guest Causeway says that it has dropped; `None` where Linux is in
 /// its place.
 pub(super) fn dropped(world: &World, to: &Peer) -> Result<Option<u64>> {
-    if matches!(world.backend(), Backend::Linux) {
+    if matches!(world.backend(), Backend::Linux(_)) {
         return Ok(None);
     }
     let counters = world.counters()?;

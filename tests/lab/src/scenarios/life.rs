@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use super::measure::ping;
 use crate::config::{DRIVER_DOMAIN, Door, GuestKind};
 use crate::wire_peer;
-use crate::world::{READY, World, bring_up, gone};
+use crate::world::{READY, World};
 
 /// The toolstack waits for a backend for 10 s, so a guest may be created while the
 /// driver domain is still starting.
@@ -32,11 +32,8 @@ pub(super) fn restart(world: &mut World) -> Result<String> {
     world.forget_driver_domain();
     world.driver_domain()?;
     for peer in [&a, &b] {
-        let name = peer.agent.name();
-        world.detach(name, 0)?;
-        gone(&peer.agent, "eth0")?;
-        world.attach(name, peer.mac, "xenbr0")?;
-        bring_up(&peer.agent, "eth0", peer.ip)?;
+        world.unplug(peer)?;
+        world.plug(peer)?;
     }
     let round_trip = ping(&a.agent, b.ip, 20)?;
     Ok(format!("detached and attached again, round trip {round_trip:.2} ms"))

@@ -21,26 +21,22 @@ const LINUX_DRIVER_DOMAIN: &str = include_str!("../../files/linux-driver-domain.
 /// To find dom0's disk.
 const DOM0_MODULES: &[&str] = &["virtio_blk", "crc32c_generic", "ext4"];
 
-/// What a guest may be: a frontend, a traffic source, a Linux driver domain, a frontend
-/// of user space.
-const GUEST_MODULES: &[&str] = &[
-    "xen-netfront",
-    "pktgen",
-    "xen-pcifront",
-    "xen-netback",
-    "bridge",
-    "e1000e",
-    "xen-gntalloc",
-    "xen-evtchn",
-];
+/// What a guest may be: a frontend, a traffic source, a frontend of user space, the NIC's
+/// owner.
+const GUEST_MODULES: &[&str] =
+    &["xen-netfront", "pktgen", "xen-gntalloc", "xen-evtchn", "xen-pcifront", "e1000e"];
+
+/// What a Linux driver domain needs.
+const DRIVER_DOMAIN_MODULES: &[&str] = &["xen-netback", "bridge", "e1000e", "xen-pcifront"];
+
+/// Programs of a Linux driver domain besides busybox.
+const DRIVER_DOMAIN_PROGRAMS: &[&str] =
+    &["usr/bin/xenstore-read", "usr/bin/xenstore-rm", "usr/bin/xenstore-write"];
 
 /// Programs of a guest besides busybox and the agent, and what they load.
 const GUEST_PROGRAMS: &[&str] = &[
     "usr/bin/iperf3",
     "usr/bin/tcpdump",
-    "usr/bin/xenstore-read",
-    "usr/bin/xenstore-rm",
-    "usr/bin/xenstore-write",
     "usr/sbin/ethtool",
     // Loaded by iperf3's threads when they end.
     "lib/x86_64-linux-gnu/libgcc_s.so.1",
@@ -69,24 +65,32 @@ pub(super) fn build(cache: &Cache, root: &Piece) -> Result<Parts> {
         initramfs::pack(&stage, &dir.join("initramfs"))
     })?;
 
-    let scripts = [GUEST_INIT.as_bytes(), LINUX_DRIVER_DOMAIN.as_bytes()].concat();
-    let recipe = [root_hash, RECIPE, initramfs::RECIPE, &scripts, agent.hash.as_bytes()];
+    let script = GUEST_INIT.as_bytes();
+    let recipe = [root_hash, RECIPE, initramfs::RECIPE, script, agent.hash.as_bytes()];
     let guest_initramfs = cache.piece("guest-initramfs", &recipe, |dir| {
         let stage = initramfs::stage(dir, tree, GUEST_INIT)?;
         initramfs::add_modules(&stage, tree, GUEST_MODULES)?;
         initramfs::add_programs(&stage, tree, GUEST_PROGRAMS)?;
-        let script = stage.join("bin/linux-driver-domain");
-        initramfs::write_executable(&script, LINUX_DRIVER_DOMAIN)?;
         fs::copy(agent.dir.join("lab-agent"), stage.join("bin/lab-agent"))?;
+        initramfs::pack(&stage, &dir.join("initramfs"))
+    })?;
+
+    let recipe = [root_hash, RECIPE, initramfs::RECIPE, LINUX_DRIVER_DOMAIN.as_bytes()];
+    let driver_domain_initramfs = cache.piece("linux-driver-domain-initramfs", &recipe, |dir| {
+        let stage = initramfs::stage(dir, tree, LINUX_DRIVER_DOMAIN)?;
+        initramfs::add_modules(&stage, tree, DRIVER_DOMAIN_MODULES)?;
+        initramfs::add_programs(&stage, tree, DRIVER_DOMAIN_PROGRAMS)?;
         initramfs::pack(&stage, &dir.join("initramfs"))
     })?;
 
     Ok(Parts {
         xen: kernels.dir.join("xen"),
         kernel: kernels.dir.join("vmlinux"),
+        packed_kernel: kernels.dir.join("vmlinuz"),
         dom0_initramfs: dom0_initramfs.dir.join("initramfs"),
         dom0_disk: dom0_disk.dir.join("disk"),
         guest_initramfs: guest_initramfs.dir.join("initramfs"),
+        driver_domain_initramfs: driver_domain_initramfs.dir.join("initramfs"),
         agent: agent.dir.join("lab-agent"),
     })
 }

@@ -10,7 +10,7 @@ use super::{decompress, find};
 /// How this piece is made.
 pub(super) const RECIPE: &[u8] = include_bytes!("kernels.rs");
 
-/// Xen and Linux as plain ELF files. QEMU boots Xen as nothing else; for Linux it
+/// Xen and Linux as plain ELF files, and Linux as it is distributed. QEMU boots Xen as nothing else; for Linux it
 /// saves each boot a decompression under emulation, which takes seconds.
 pub(super) fn build(tree: &Path, dir: &Path) -> Result<()> {
     let boot = tree.join("boot");
@@ -19,7 +19,8 @@ pub(super) fn build(tree: &Path, dir: &Path) -> Result<()> {
     let packed = dir.join("vmlinux.zst");
     fs::write(&packed, bzimage_payload(&image).context("the kernel is not a bzImage")?)?;
     decompress("zstd", &packed, &dir.join("vmlinux"))?;
-    Ok(fs::remove_file(packed)?)
+    fs::remove_file(packed)?;
+    Ok(fs::write(dir.join("vmlinuz"), image)?)
 }
 
 /// The compressed kernel in a bzImage, by the fields of the x86 boot protocol.

@@ -32,12 +32,16 @@ pub struct Parts {
     pub xen: PathBuf,
     /// dom0's and the guests' kernel.
     pub kernel: PathBuf,
+    /// The same as distributed, for who boots it as a machine does.
+    pub packed_kernel: PathBuf,
     /// dom0's initramfs.
     pub dom0_initramfs: PathBuf,
     /// dom0's disk, an ext4 image.
     pub dom0_disk: PathBuf,
     /// The guests' initramfs.
     pub guest_initramfs: PathBuf,
+    /// A Linux driver domain's initramfs.
+    pub driver_domain_initramfs: PathBuf,
     /// The agent, static.
     pub agent: PathBuf,
 }

@@ -21,6 +21,8 @@ const BACKLOG: usize = 64;
 pub(super) struct Link {
     /// Judges what comes in.
     pub(super) watch: Watch,
+    /// The longest frame that the stack sends.
+    pub(super) longest: usize,
     gateway: Option<Gateway>,
     outlet: Outlet,
     received: Box<[u8]>,
@@ -40,6 +42,7 @@ impl Link {
     pub(super) fn new(socket: Arc<UnixDatagram>, gateway: Option<Arc<UnixDatagram>>) -> Link {
         Link {
             watch: Watch::default(),
+            longest: LONGEST_JUMBO,
             gateway: gateway.map(Gateway::new),
             outlet: Outlet { socket, backlog: VecDeque::new(), latest: Vec::new() },
             received: vec![0; LARGEST_DATAGRAM].into(),
@@ -132,7 +135,7 @@ impl Device for Link {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = LONGEST_JUMBO;
+        capabilities.max_transmission_unit = self.longest;
         capabilities
     }
 }

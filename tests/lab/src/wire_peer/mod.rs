@@ -5,6 +5,7 @@
 //! transfers, and judges every frame that the NIC sends. It can also stall, and send
 //! what no honest station sends.
 
+pub mod client;
 mod garbage;
 pub mod gateway;
 mod link;

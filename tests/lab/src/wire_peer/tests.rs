@@ -5,13 +5,6 @@ use super::*;
 use crate::agent::stream::{Sender, Tally};
 use crate::observe::wire::{Frame, LONGEST_JUMBO};
 use etherparse::{PacketBuilder, PacketBuilderStep, SlicedPacket, TransportSlice};
-use smoltcp::iface::{Config, Interface, SocketSet};
-use smoltcp::socket::tcp;
-use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr};
-use std::net::SocketAddr;
-
-use super::link::Link;
-use super::relay::{self, Joined};
 
 const GUEST: Mac = Mac([0, 0x16, 0x3E, 0, 0, 1]);
 const GUEST_IP: [u8; 4] = [10, 0, 2, 101];
@@ -282,43 +275,6 @@ fn what_the_wire_has_no_room_for_waits_its_turn() {
     }
 }
 
-/// A guest's TCP on the wire: what connects to the returned address is connected to
-/// the peer's server.
-fn guest(wire: UnixDatagram) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    wire.set_nonblocking(true).unwrap();
-    thread::spawn(move || {
-        let start = Instant::now();
-        let time = || smoltcp::time::Instant::from_micros(start.elapsed().as_micros() as i64);
-        let mut link = Link::new(Arc::new(wire), None);
-        let hardware = EthernetAddress(GUEST.0).into();
-        let mut interface = Interface::new(Config::new(hardware), &mut link, time());
-        interface.update_ip_addrs(|addresses| {
-            addresses.push(IpCidr::new(IpAddress::Ipv4(GUEST_IP.into()), 24)).unwrap();
-        });
-        let mut sockets = SocketSet::new(Vec::new());
-        for (n, stream) in listener.incoming().enumerate() {
-            let mut socket = relay::socket();
-            socket.connect(interface.context(), SERVER, 40_000 + n as u16).unwrap();
-            let handle = sockets.add(socket);
-            let mut joined = Joined::new(stream.unwrap()).unwrap();
-            let mut ended = false;
-            while !ended && !link.ended() {
-                link.flush();
-                interface.poll(time(), &mut link, &mut sockets);
-                let socket = sockets.get_mut::<tcp::Socket>(handle);
-                if socket.state() != tcp::State::SynSent {
-                    ended = joined.pump(socket).is_err()
-                        || matches!(socket.state(), tcp::State::Closed | tcp::State::TimeWait);
-                }
-                thread::yield_now();
-            }
-        }
-    });
-    address
-}
-
 #[test]
 fn it_serves_hashed_transfers_beside_garbage() {
     let (ours, theirs) = UnixDatagram::pair().unwrap();
@@ -326,7 +282,7 @@ fn it_serves_hashed_transfers_beside_garbage() {
     peer.expect_only(BTreeSet::from([GUEST]));
     // Both are stations of ours, which take jumbo frames.
     peer.allow(LONGEST_JUMBO);
-    let guest = guest(theirs).to_string();
+    let guest = client::start(theirs, GUEST, GUEST_IP.into(), LONGEST_JUMBO).unwrap().to_string();
     assert_eq!(transfer::put(&guest, 3).unwrap().bytes, 3 << 20);
     assert_eq!(transfer::get(&guest, 3).unwrap().bytes, 3 << 20);
 

@@ -3,7 +3,7 @@
 //! What it knows of its rings is in their pages, where anything can be written.
 
 pub(in crate::agent) mod devices;
-mod xenbus;
+pub(in crate::agent) mod xenbus;
 
 use std::sync::atomic::{Ordering, fence};
 use std::thread;
@@ -252,7 +252,8 @@ impl Front {
 
     /// Waits until the backend's key has one of these values.
     pub(in crate::agent) fn backend_says(&mut self, key: &str, values: &[&str]) -> Result<String> {
-        self.store.wait(&format!("{}/{key}", self.backend), values, PATIENCE)
+        self.store
+            .wait(&format!("{}/{key}", self.backend), PATIENCE, |value| values.contains(&value))
     }
 
     /// What the backend has in a key now.

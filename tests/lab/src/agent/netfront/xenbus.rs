@@ -90,12 +90,12 @@ impl Xenbus {
         bail!("others were faster {ATTEMPTS} times")
     }
 
-    /// Waits until a node has one of these values; returns which.
+    /// Waits until a node has a value that is wanted; returns it.
     pub(in crate::agent) fn wait(
         &mut self,
         path: &str,
-        wanted: &[&str],
         limit: Duration,
+        wanted: impl Fn(&str) -> bool,
     ) -> Result<String> {
         let until = Instant::now() + limit;
         if self.watched.insert(path.into()) {
@@ -104,9 +104,9 @@ impl Xenbus {
         loop {
             let value = self.value(path)?;
             match value {
-                Some(value) if wanted.contains(&value.as_str()) => return Ok(value),
+                Some(value) if wanted(&value) => return Ok(value),
                 _ if Instant::now() > until => {
-                    bail!("{path} is {value:?} where it should become {wanted:?}")
+                    bail!("{path} is {value:?}, not what is waited for")
                 }
                 _ => self.wait_event()?,
             }
@@ -256,8 +256,8 @@ mod tests {
             (XS_READ, 0, b"a\0", &[(XS_READ, b"4")]),
             (XS_READ, 0, b"a\0", &[(XS_ERROR, b"ENOENT\0")]),
         ]);
-        assert_eq!(store.wait("a", &["3", "4"], SOON).unwrap(), "4");
-        let error = store.wait("a", &["3"], Duration::ZERO).unwrap_err().to_string();
+        assert_eq!(store.wait("a", SOON, |value| ["3", "4"].contains(&value)).unwrap(), "4");
+        let error = store.wait("a", Duration::ZERO, |value| value == "3").unwrap_err().to_string();
         assert!(error.contains("None"), "{error}");
         thread.join().unwrap();
     }
