@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bench::{Workbench, cases};
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::Criterion;
 
 fn data_path(criterion: &mut Criterion) {
     for case in cases() {
@@ -22,12 +22,10 @@ fn data_path(criterion: &mut Criterion) {
     }
 }
 
-criterion_group! {
-    name = benches;
-    config = Criterion::default()
-        .sample_size(20)
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(1));
-    targets = data_path
+fn main() {
+    let criterion = Criterion::default().sample_size(20);
+    let criterion = criterion.warm_up_time(Duration::from_millis(300));
+    let mut criterion = criterion.measurement_time(Duration::from_secs(1)).configure_from_args();
+    data_path(&mut criterion);
+    criterion.final_summary();
 }
-criterion_main!(benches);
