@@ -171,7 +171,7 @@ impl Pools {
     ) -> Option<()> {
         let linear = packet.linear.as_ref()?;
         let len = segments.headers();
-        let buffer = self.buffers.take(Size::Small)?;
+        let buffer = self.buffers.take(Size::of(usize::from(HEADROOM) + len))?;
         let linear_start = usize::from(linear.offset);
         let own = segment.linear.insert(Linear { buffer, offset: HEADROOM, len: len as u16 });
         let from = linear_start..linear_start + len;
@@ -380,7 +380,7 @@ pub type DmaRegions = heapless::Vec<DmaRegion, { 1 + MAX_FRAGMENTS }>;
 /// run.
 #[derive(Debug)]
 pub struct Private {
-    /// The packet, all of it in one buffer of ours.
+    /// The packet, all of it in buffers of ours.
     pub packet: Box<Packet>,
     /// How many bytes are copied from lent pages.
     pub copied: usize,
@@ -695,7 +695,7 @@ mod tests {
         let mut packet = world.packet(&frame[..100], &pages.each_ref().map(Vec::as_slice));
         let gso = Gso::check(&frame[..100], frame.len(), Version::V4, 1000).unwrap().unwrap();
         packet.meta.gso = Some(gso);
-        let segments = Segments::new(gso, &frame[..100], frame.len()).unwrap();
+        let segments = Segments::new(gso, frame.len());
         let cut: Vec<_> = (0..segments.count())
             .map(|number| world.pools.segment(&packet, &segments, number).unwrap())
             .collect();
@@ -721,7 +721,7 @@ mod tests {
         builder.tcp(1, 2, 1000, 100).write(&mut frame, &[1; 100]).unwrap();
         let packet = world.packet(&frame[..60], &[&frame[59..]]);
         let gso = Gso::check(&frame[..60], frame.len(), Version::V4, 60).unwrap().unwrap();
-        let segments = Segments::new(gso, &frame[..60], frame.len()).unwrap();
+        let segments = Segments::new(gso, frame.len());
         let held = packet.fragments[0].hold().unwrap();
         let holds: Vec<_> = core::iter::from_fn(|| world.pools.tracker.share(held)).collect();
         assert!(world.pools.segment(&packet, &segments, 1).is_none(), "too many holders");

@@ -33,6 +33,11 @@ impl Size {
             Self::Large => 2048,
         }
     }
+
+    /// The smaller one of those that hold `bytes`, if any does.
+    pub const fn of(bytes: usize) -> Self {
+        if bytes <= Self::Small.bytes() { Self::Small } else { Self::Large }
+    }
 }
 
 /// What is in a free cell, where anything is.

@@ -6,7 +6,9 @@
 //! segments of one packet have in common: addresses and tags, all of IP's fields but
 //! length, identification and checksum, the acknowledgement, the window and all options,
 //! timestamps among them. Whoever takes such a packet whole has one to look at instead of
-//! many; for all others it is cut, with nothing lost but the time.
+//! many; for all others it is cut, with nothing lost but the time. That their TCP checksums
+//! are right is for the NIC to know: whoever gets the whole, or a segment of it, is told no
+//! more than that.
 //!
 //! Identifications follow each other, too, unless nobody may fragment the packets: then
 //! they mean nothing (RFC 6864, section 4.1).
@@ -16,8 +18,8 @@ use core::mem;
 use core::ops::Range;
 
 use super::gso::{
-    FIN_PSH, FLAGS, Gso, SEQUENCE, V4_CHECKSUM, V4_IDENTIFICATION, V4_LENGTH, V6_HEADER, V6_LENGTH,
-    be16, put16,
+    CHECKSUM, FIN_PSH, FLAGS, Gso, SEQUENCE, V4_CHECKSUM, V4_IDENTIFICATION, V4_LENGTH, V6_HEADER,
+    V6_LENGTH, be16, put16,
 };
 use super::headers::{HeaderError, Protocol, Transport, Version};
 use super::{Batch, Checksum, Fragment, Linear, MAX_FRAGMENTS, Meta, Packet, checksum};
@@ -33,12 +35,11 @@ const LONGEST: usize = 65_535;
 const V4_HEADER: usize = 20;
 /// Don't Fragment, in the byte behind the identification.
 const DONT_FRAGMENT: u8 = 1 << 6;
-/// Where a TCP header has its acknowledgement, its length, its window, its checksum, and what
-/// is behind that.
+/// Where a TCP header has its acknowledgement, its length, its window, and what is behind its
+/// checksum.
 const ACKNOWLEDGEMENT: usize = 8;
 const DATA_OFFSET: usize = 12;
 const WINDOW: usize = 14;
-const CHECKSUM: usize = 16;
 const URGENT: usize = 18;
 /// The flag that every segment of a stream has, and none but those that end a packet beside.
 const ACK: u8 = 1 << 4;
@@ -270,11 +271,13 @@ impl Open {
             Version::V6 => put16(headers, ip + V6_LENGTH, (len - ip - V6_HEADER) as u16),
         }
         headers[tcp + FLAGS] |= ends;
-        let seed = checksum::seed(&transport, headers, len - tcp);
-        headers[transport.checksum()..][..2].copy_from_slice(&seed);
+        let seed = checksum::seed(&headers[transport.ip.addresses()], Protocol::Tcp, len - tcp);
+        headers[tcp + CHECKSUM..][..2].copy_from_slice(&seed);
         let gso = Gso {
             version: transport.ip.version,
             mss: first.payload as u16,
+            ip: ip as u16,
+            tcp: tcp as u16,
             headers: first.headers as u16,
             reduced: false,
         };
@@ -304,7 +307,9 @@ fn segment(packet: &Packet, transport: &Transport, headers: &[u8]) -> Option<Seg
         Version::V4 => {
             let fragmentable = header[V4_IDENTIFICATION + 2] & DONT_FRAGMENT == 0;
             let identification = fragmentable.then(|| be16(header, V4_IDENTIFICATION));
-            (header.len() == V4_HEADER, identification)
+            // Joined, it would get a checksum that is right whatever it came with.
+            let right = checksum::of(header) == [0; 2];
+            (header.len() == V4_HEADER && right, identification)
         }
         Version::V6 => (header.len() == V6_HEADER, None),
     };
@@ -475,7 +480,7 @@ mod tests {
                     let insertion = checksum::locate(headers, len).unwrap();
                     let field = usize::from(insertion.field);
                     assert_eq!(headers[field..field + 2], insertion.seed);
-                    let segments = Segments::new(gso, headers, len).unwrap();
+                    let segments = Segments::new(gso, len);
                     for number in 0..segments.count() {
                         let segment = pools.segment(&packet, &segments, number).unwrap();
                         let mut frame = bytes(&segment, &pools);
@@ -593,6 +598,11 @@ mod tests {
             let (metas, cut) = run(&frames((b.frame(), checksum)));
             assert_eq!((metas.len(), &cut[1]), (3, &b.frame()));
         }
+        // An IPv4 header's checksum is no part of what was validated.
+        let mut wrong = b.frame();
+        wrong[24] ^= 1;
+        let (metas, cut) = run(&frames((wrong.clone(), Checksum::Validated)));
+        assert_eq!((metas.len(), &cut[1]), (3, &wrong), "it stays wrong");
         let mut padded = b.frame();
         padded.push(0);
         assert_eq!(run(&frames((padded, Checksum::Validated))).0.len(), 3);
@@ -621,6 +631,26 @@ mod tests {
         assert_eq!(aggregate(&mut batch, &mut pools), 0);
         pools.give(clone);
         batch.into_iter().for_each(|packet| pools.give(packet));
+    }
+
+    /// Whoever says that a checksum is right is believed, and nothing more is said than that:
+    /// a wrong one is as it is for who takes it as validated by itself.
+    #[test]
+    fn no_more_is_vouched_for_than_was() {
+        for v6 in [false, true] {
+            let [a, b, c] = stream(Shape { v6, ..PLAIN }, 3)[..] else { panic!("three") };
+            let mut frames = [a, b, c].map(|shape| (shape.frame(), Checksum::Validated));
+            let last = frames[1].0.len() - 1;
+            frames[1].0[last] ^= 1;
+            let (metas, cut) = run(&frames);
+            let [Meta { checksum: Checksum::Partial, gso: Some(_), .. }] = metas[..] else {
+                panic!("{metas:?}")
+            };
+            for (cut, (mut came, _)) in cut.into_iter().zip(frames) {
+                checksum::finish(&mut came).unwrap();
+                assert_eq!(cut, came, "all but the checksum");
+            }
+        }
     }
 
     /// More streams than are looked at: none is mixed up.

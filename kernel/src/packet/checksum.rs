@@ -64,8 +64,8 @@ pub(super) fn of(bytes: &[u8]) -> [u8; 2] {
 }
 
 /// The pseudo-header's sum for a transport header and payload of `len` bytes.
-pub(super) fn seed(transport: &Transport, headers: &[u8], len: usize) -> [u8; 2] {
-    fold(pseudo_header_of(transport, headers, len)).to_ne_bytes()
+pub(super) fn seed(addresses: &[u8], protocol: Protocol, len: usize) -> [u8; 2] {
+    fold(pseudo_header_of(addresses, protocol, len)).to_ne_bytes()
 }
 
 /// How a device makes a partial checksum: it adds up what lies from `start` to the
@@ -107,15 +107,14 @@ fn find(headers: &[u8], len: usize) -> Result<Transport, HeaderError> {
 
 /// The pseudo-header's sum, from the headers it was parsed from.
 fn pseudo_header(transport: &Transport, headers: &[u8]) -> u64 {
-    pseudo_header_of(transport, headers, transport.range.len())
+    let addresses = &headers[transport.ip.addresses()];
+    pseudo_header_of(addresses, transport.protocol, transport.range.len())
 }
 
 /// The same for another length of transport header and payload.
-fn pseudo_header_of(transport: &Transport, headers: &[u8], len: usize) -> u64 {
-    let len = len as u16;
-    let protocol = u16::from(transport.protocol.number());
-    let rest = u64::from(len.to_be()) + u64::from(protocol.to_be());
-    sum(rest, &headers[transport.ip.addresses()])
+fn pseudo_header_of(addresses: &[u8], protocol: Protocol, len: usize) -> u64 {
+    let (len, protocol) = (len as u16, u16::from(protocol.number()));
+    sum(u64::from(len.to_be()) + u64::from(protocol.to_be()), addresses)
 }
 
 /// Adds `bytes`, the first of them at an even place, to a sum of 64-bit words.

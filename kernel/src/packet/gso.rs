@@ -15,9 +15,10 @@ pub(super) const V4_CHECKSUM: usize = 10;
 /// Where an IPv6 header has the length of what follows its own 40 bytes.
 pub(super) const V6_LENGTH: usize = 4;
 pub(super) const V6_HEADER: usize = 40;
-/// Where a TCP header has its sequence number and its flags.
+/// Where a TCP header has its sequence number, its flags and its checksum.
 pub(super) const SEQUENCE: usize = 4;
 pub(super) const FLAGS: usize = 13;
+pub(super) const CHECKSUM: usize = 16;
 /// Flags that only the last segment has, and one that only the first has (RFC 3168,
 /// section 6.1.2).
 pub(super) const FIN_PSH: u8 = 1 << 0 | 1 << 3;
@@ -32,6 +33,10 @@ pub struct Gso {
     pub version: Version,
     /// The most bytes of payload in a segment.
     pub mss: u16,
+    /// Where its IP header begins.
+    pub ip: u16,
+    /// Where its TCP header begins.
+    pub tcp: u16,
     /// How long its headers are, all of which lie in our memory.
     pub headers: u16,
     /// Whether the first of its segments, and no other, is to say that the sender's
@@ -91,13 +96,15 @@ impl Gso {
             return Err(GsoError::Flags);
         }
         let reduced = headers[transport.range.start + FLAGS] & CWR != 0;
-        let headers = transport.range.start + transport.header_len;
+        let (ip, tcp) = (transport.ip.start, transport.range.start);
+        let headers = tcp + transport.header_len;
         let payload = len - headers;
         if mss < Self::MIN_MSS || payload.div_ceil(usize::from(mss)) > Self::MAX_SEGMENTS {
             return Err(GsoError::Mss);
         }
         let cut = payload > usize::from(mss);
-        Ok(cut.then_some(Self { version, mss, headers: headers as u16, reduced }))
+        let [ip, tcp, headers] = [ip, tcp, headers].map(|at| at as u16);
+        Ok(cut.then_some(Self { version, mss, ip, tcp, headers, reduced }))
     }
 
     /// Whether a device can cut it: one that gives all segments the flags of the packet,
@@ -106,9 +113,15 @@ impl Gso {
         self.headers <= Self::MAX_DEVICE_HEADERS && !self.reduced
     }
 
-    /// The same of a packet whose headers are so long now.
-    pub(crate) fn with_headers(self, headers: u16) -> Self {
-        Self { headers, ..self }
+    /// The same of a packet with so many bytes more before its IP header.
+    pub(crate) const fn behind(self, more: i16) -> Self {
+        let Self { ip, tcp, headers, .. } = self;
+        Self {
+            ip: ip.wrapping_add_signed(more),
+            tcp: tcp.wrapping_add_signed(more),
+            headers: headers.wrapping_add_signed(more),
+            ..self
+        }
     }
 
     /// How long the longest of the segments is, headers included.
@@ -133,21 +146,17 @@ pub struct Prototype {
 }
 
 /// The segments of one packet.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Segments {
     gso: Gso,
-    transport: Transport,
     /// How long the packet is.
     len: usize,
 }
 
 impl Segments {
-    /// Those of a packet of `len` bytes that begins with `headers`; `None` where these
-    /// are not those that [`Gso::check`] saw.
-    pub fn new(gso: Gso, headers: &[u8], len: usize) -> Option<Self> {
-        let transport = Transport::parse(headers, len).ok()?;
-        let end = transport.range.start + transport.header_len;
-        (end == usize::from(gso.headers)).then_some(Self { gso, transport, len })
+    /// Those of a packet of `len` bytes that is to be cut so.
+    pub const fn new(gso: Gso, len: usize) -> Self {
+        Self { gso, len }
     }
 
     /// How many there are.
@@ -171,8 +180,8 @@ impl Segments {
     /// the IPv4 checksum are zero, and the TCP checksum is the sum of the pseudo-header
     /// without a length. `None` where the device cannot find its way in them.
     pub fn prototype(&self, headers: &mut [u8]) -> Option<Prototype> {
-        let Self { gso, transport, len } = self;
-        let (ip, tcp) = (transport.ip.start, transport.range.start);
+        let Self { gso, len } = *self;
+        let (ip, tcp) = (usize::from(gso.ip), usize::from(gso.tcp));
         let ip_checksum = match gso.version {
             Version::V4 => {
                 put16(headers, ip + V4_LENGTH, 0);
@@ -184,12 +193,11 @@ impl Segments {
                 None
             }
         };
-        let seed = checksum::seed(transport, headers, 0);
-        headers[transport.checksum()..][..2].copy_from_slice(&seed);
+        self.seed(headers, 0);
         Some(Prototype {
             ip: ip.try_into().ok()?,
             tcp: tcp.try_into().ok()?,
-            checksum: transport.checksum().try_into().ok()?,
+            checksum: (tcp + CHECKSUM).try_into().ok()?,
             ip_checksum,
             payload: (len - usize::from(gso.headers)) as u32,
         })
@@ -199,7 +207,7 @@ impl Segments {
     /// is still to be made: the field holds the pseudo-header's sum.
     pub fn edit(&self, headers: &mut [u8], number: usize) {
         let payload = self.payload(number);
-        let (ip, tcp) = (self.transport.ip.start, self.transport.range.start);
+        let (ip, tcp) = (usize::from(self.gso.ip), usize::from(self.gso.tcp));
         let transport_len = usize::from(self.gso.headers) - tcp + payload.len();
         match self.gso.version {
             Version::V4 => {
@@ -226,8 +234,16 @@ impl Segments {
         if number > 0 {
             *flags &= !CWR;
         }
-        let seed = checksum::seed(&self.transport, headers, transport_len);
-        headers[self.transport.checksum()..][..2].copy_from_slice(&seed);
+        self.seed(headers, transport_len);
+    }
+
+    /// Puts the pseudo-header's sum into the checksum's field, for a TCP header and payload
+    /// of `len` bytes.
+    fn seed(&self, headers: &mut [u8], len: usize) {
+        let Gso { version, ip, tcp, .. } = self.gso;
+        let addresses = version.addresses(ip.into());
+        let seed = checksum::seed(&headers[addresses], Protocol::Tcp, len);
+        headers[usize::from(tcp) + CHECKSUM..][..2].copy_from_slice(&seed);
     }
 }
 
@@ -296,7 +312,7 @@ mod tests {
             prop_assert_eq!(gso.is_some(), payload.len() > usize::from(mss));
             let Some(gso) = gso else { return Ok(()) };
             prop_assert_eq!(usize::from(gso.headers), headers.len());
-            let segments = Segments::new(gso, headers, whole.len()).unwrap();
+            let segments = Segments::new(gso, whole.len());
             let parsed = SlicedPacket::from_ethernet(&whole).unwrap();
             let first = tcp(&parsed);
             let mut together: Vec<u8> = Vec::new();
@@ -351,7 +367,7 @@ mod tests {
             let mut headers = whole[..len - payload].to_vec();
             let gso = Gso::check(&headers, len, version(v6), 1000).unwrap().unwrap();
             prop_assert!(gso.reduced && !gso.suits_a_device(), "CWR is of the first only");
-            let segments = Segments::new(gso, &headers, len).unwrap();
+            let segments = Segments::new(gso, len);
             let mut last = headers.clone();
             let number = segments.count() - 1;
             segments.edit(&mut last, number);
@@ -400,7 +416,7 @@ mod tests {
             frame.truncate(cut);
             for version in [Version::V4, Version::V6] {
                 if let Ok(Some(gso)) = Gso::check(&frame, len, version, mss) {
-                    let segments = Segments::new(gso, &frame, len).expect("as it was seen");
+                    let segments = Segments::new(gso, len);
                     prop_assert!((2..=Gso::MAX_SEGMENTS).contains(&segments.count()));
                     for number in 0..segments.count() {
                         segments.edit(&mut frame.clone(), number);

@@ -150,6 +150,18 @@ pub enum Version {
     V6,
 }
 
+impl Version {
+    /// Where the source and the destination address lie, one behind the other, of a header
+    /// that begins at `start`.
+    pub(super) const fn addresses(self, start: usize) -> Range<usize> {
+        let (at, len) = match self {
+            Self::V4 => (12, 8),
+            Self::V6 => (8, 32),
+        };
+        start + at..start + at + len
+    }
+}
+
 /// An IP packet's header, and where what it carries lies.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ip {
@@ -181,11 +193,7 @@ impl Ip {
 
     /// Where the source and the destination address lie, one behind the other.
     pub fn addresses(&self) -> Range<usize> {
-        let (at, len) = match self.version {
-            Version::V4 => (12, 8),
-            Version::V6 => (8, 32),
-        };
-        self.start + at..self.start + at + len
+        self.version.addresses(self.start)
     }
 
     fn parse_v4(bytes: &[u8], start: usize, len: usize) -> Result<Self, HeaderError> {

@@ -2,7 +2,8 @@
 //!
 //! A page is mapped at most once, for whoever holds it, and unmapped when nobody
 //! does (NETBACK-SPEC O-10, O-14). No lender has more pages mapped than there are
-//! frames left: lenders whose packets do not get away settle at a share each.
+//! frames left: lenders whose packets do not get away settle at a share each, by however
+//! many queues and vifs they lend.
 
 use core::mem;
 
@@ -31,7 +32,7 @@ impl Tracker {
         for hold in holds {
             let place = hold.place();
             wanted += usize::from(self.is_unmapped(place));
-            mapped = usize::from(self.shard_of(place).mapped);
+            mapped = self.mapped(place);
         }
         if defect::is(Defect::MapsWithoutShare) {
             mapped = 0;
@@ -69,7 +70,7 @@ impl Tracker {
         self.maps.push(GrantMap::new(grant.domain, grant.reference, &frame, writable));
         self.mapping.push(place);
         self.record_mut(place).state = State::Mapping(frame);
-        self.shard_mut(place).mapped += 1;
+        *self.mapped_mut(place) += 1;
     }
 
     fn is_unmapped(&self, place: Place) -> bool {
@@ -91,9 +92,8 @@ impl Tracker {
                 }
                 (State::Mapping(frame), Err(_)) => {
                     window.give(frame);
-                    let shard = self.shard_mut(place);
-                    shard.mapped -= 1;
-                    shard.refused = Some(hypervisor.now());
+                    *self.mapped_mut(place) -= 1;
+                    self.shard_mut(place).refused = Some(hypervisor.now());
                     succeeded = false;
                 }
                 (state, _) => record.state = state,
@@ -154,7 +154,7 @@ impl Tracker {
             return;
         };
         self.counters.mapped -= 1;
-        self.shard_mut(place).mapped -= 1;
+        *self.mapped_mut(place) -= 1;
         match outcome {
             Ok(()) => {
                 window.give(mapping.frame);

@@ -67,6 +67,8 @@ pub(super) enum End {
 pub(super) struct Shard {
     pub(super) generation: u32,
     pub(super) domain: DomainId,
+    /// The place of its lender in the tracker.
+    pub(super) lender: usize,
     pub(super) open: bool,
     /// Whether it stands in the tracker's list of shards with news.
     pub(super) listed: bool,
@@ -77,8 +79,6 @@ pub(super) struct Shard {
     due: (u16, u16),
     /// Records in any state but free.
     used: u16,
-    /// Records that are mapped, or about to be, or still are.
-    pub(super) mapped: u16,
     /// Records that are quarantined.
     pub(super) quarantined: u16,
     /// When Xen last refused to map a page of the lender's.
@@ -94,7 +94,6 @@ impl fmt::Debug for Shard {
             .field("listed", &self.listed)
             .field("records", &InUse(&self.records))
             .field("due", &self.due)
-            .field("mapped", &self.mapped)
             .field("quarantined", &self.quarantined)
             .finish_non_exhaustive()
     }
@@ -115,13 +114,13 @@ impl Shard {
         Self {
             generation: 0,
             domain: DomainId::SELF,
+            lender: 0,
             open: false,
             listed: false,
             records: Vec::new(),
             free: NONE,
             due: (NONE, NONE),
             used: 0,
-            mapped: 0,
             quarantined: 0,
             refused: None,
         }
@@ -132,9 +131,10 @@ impl Shard {
         !self.open && (self.used == 0 || defect::is(Defect::ReopensTooEarly))
     }
 
-    pub(super) fn reopen(&mut self, domain: DomainId, slots: u16) {
+    pub(super) fn reopen(&mut self, domain: DomainId, lender: usize, slots: u16) {
         self.generation = self.generation.wrapping_add(1);
         self.domain = domain;
+        self.lender = lender;
         self.open = true;
         self.refused = None;
         self.records.clear();

@@ -220,6 +220,10 @@ fn o9_no_lender_maps_more_than_is_left() {
     lending.tracker.map(holds[..7].iter(), &mut lending.window);
     assert!(!can(&lending, 7..8), "its share is used up");
     assert!(can(&lending, 0..7), "what is mapped already costs nothing");
+    let second = lending.tracker.open(GUEST, 64).unwrap();
+    let own = lending.tracker.claim(second, claim(0)).unwrap();
+    assert!(!lending.tracker.can_map([&own].into_iter(), &lending.window), "by any queue");
+    lending.tracker.release(own);
     let stranger = lending.tracker.open(DomainId(4), 64).unwrap();
     let other = lending.tracker.claim(stranger, claim(0)).unwrap();
     assert!(lending.tracker.can_map([&other].into_iter(), &lending.window), "another has its own");
@@ -228,6 +232,33 @@ fn o9_no_lender_maps_more_than_is_left() {
     holds.into_iter().for_each(|hold| lending.tracker.release(hold));
     lending.unmap();
     assert_eq!(lending.responses().len(), 10);
+    lending.check();
+}
+
+/// Guests come and go, and each has the share of a new one; what is known of them does not
+/// grow with them.
+#[test]
+fn a_lender_is_known_for_as_long_as_it_lends() {
+    let mut lending = Lending::new();
+    let late = lending.mapped(7);
+    for domain in 10..20 {
+        let shard = lending.tracker.open(DomainId(domain), 64).unwrap();
+        let hold = lending.tracker.claim(shard, claim(0)).unwrap();
+        assert!(lending.tracker.can_map([&hold].into_iter(), &lending.window));
+        assert_eq!(lending.tracker.lenders(), 2);
+        lending.tracker.release(hold);
+        lending.tracker.close(shard);
+    }
+    // Its queue is gone, and its pages are not back yet.
+    lending.tracker.close(lending.shard);
+    lending.shard = lending.tracker.open(GUEST, 64).unwrap();
+    let hold = lending.lend(8).0;
+    assert!(!lending.tracker.can_map([&hold].into_iter(), &lending.window));
+    late.into_iter().for_each(|hold| lending.tracker.release(hold));
+    lending.unmap();
+    assert!(lending.tracker.can_map([&hold].into_iter(), &lending.window));
+    lending.tracker.release(hold);
+    assert_eq!(lending.responses(), [8]);
     lending.check();
 }
 

@@ -118,10 +118,20 @@ pub struct Census {
     pub oldest: Option<Instant>,
 }
 
+/// A guest that lends pages, by however many queues.
+#[derive(Debug)]
+struct Lender {
+    domain: DomainId,
+    /// How many of its pages are mapped, or about to be, or still are.
+    mapped: usize,
+}
+
 /// All lent pages.
 #[derive(Debug)]
 pub struct Tracker {
     shards: Vec<Shard>,
+    /// At most as many as there are shards, each of which names its own by its place.
+    lenders: Vec<Lender>,
     /// Shards with news, each at most once, by their index.
     news: Vec<u16>,
     /// Pages to be mapped by the next batch, and its operations.
@@ -139,6 +149,7 @@ impl Tracker {
     pub fn new(frames: usize) -> Self {
         Self {
             shards: Vec::new(),
+            lenders: Vec::new(),
             news: Vec::new(),
             mapping: Vec::with_capacity(BATCH),
             maps: Vec::with_capacity(BATCH),
@@ -162,12 +173,36 @@ impl Tracker {
             }
         };
         let id = u16::try_from(index).ok()?;
+        let lender = self.lender(domain);
         let shard = &mut self.shards[index];
-        shard.reopen(domain, slots);
+        shard.reopen(domain, lender, slots);
         let generation = shard.generation;
         // Room for all of them at once (O-11).
         self.news.reserve(self.shards.len() - self.news.len());
         Some(ShardId { index: id, generation })
+    }
+
+    /// The place of a lender, which is new where no queue of its is open or has pages out.
+    fn lender(&mut self, domain: DomainId) -> usize {
+        if let Some(known) = self.lenders.iter().position(|lender| lender.domain == domain) {
+            return known;
+        }
+        let in_use = |place: usize| {
+            self.shards.iter().any(|shard| !shard.is_idle() && shard.lender == place)
+        };
+        let lender = Lender { domain, mapped: 0 };
+        if let Some(place) = (0..self.lenders.len()).find(|place| !in_use(*place)) {
+            self.lenders[place] = lender;
+            return place;
+        }
+        self.lenders.push(lender);
+        self.lenders.len() - 1
+    }
+
+    /// How many lenders are known.
+    #[cfg(test)]
+    pub(super) fn lenders(&self) -> usize {
+        self.lenders.len()
     }
 
     /// Closes a shard: what is lent stays held until it is released, and is not
@@ -320,6 +355,16 @@ impl Tracker {
 
     pub(super) fn shard_of(&self, place: Place) -> &Shard {
         &self.shards[usize::from(place.shard)]
+    }
+
+    /// How many pages of the lender of a page are mapped.
+    pub(super) fn mapped(&self, place: Place) -> usize {
+        self.lenders[self.shard_of(place).lender].mapped
+    }
+
+    pub(super) fn mapped_mut(&mut self, place: Place) -> &mut usize {
+        let lender = self.shard_of(place).lender;
+        &mut self.lenders[lender].mapped
     }
 
     pub(super) fn record(&self, place: Place) -> &Record {

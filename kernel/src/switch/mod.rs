@@ -424,10 +424,9 @@ impl Switch {
         pools: &mut Pools,
         now: Instant,
     ) {
-        let segments = Segments::new(gso, packet.headers(&pools.buffers), packet.len());
-        let count = segments.as_ref().map_or(0, Segments::count);
-        for number in 0..count {
-            match segments.as_ref().and_then(|all| pools.segment(&packet, all, number)) {
+        let segments = Segments::new(gso, packet.len());
+        for number in 0..segments.count() {
+            match pools.segment(&packet, &segments, number) {
                 Some(segment) => self.enqueue(to, from, segment, pools, now),
                 None => self.count(to, DropReason::Exhausted),
             }

@@ -64,18 +64,18 @@ pub struct Punted {
     pub from: PortId,
     /// How long it was when it came.
     pub len: usize,
-    /// What there is of it, all in our memory.
+    /// What there is of it, all in one buffer of ours.
     pub packet: Box<Packet>,
 }
 
 /// A bounded queue of packets for whoever has time for them.
 #[derive(Debug)]
 pub struct SlowPath {
-    /// All of them private.
+    /// Each in a buffer.
     queue: VecDeque<Punted>,
-    /// What came since the last [`settle`](Self::settle), some of it lent.
+    /// What came since the last [`settle`](Self::settle), some of it lent or scattered.
     fresh: VecDeque<Punted>,
-    /// What a batch of copies is made for; no copy for what is private already.
+    /// What a batch of copies is made for; no copy for what is in a buffer already.
     copying: Vec<(Punted, Option<Private>)>,
     counters: Counters,
 }
@@ -126,21 +126,22 @@ impl SlowPath {
                 pools.end(fragment);
             }
         }
-        if !packet.is_private() && usize::from(HEADROOM) + len > Size::Large.bytes() {
+        if is_scattered(&packet) && usize::from(HEADROOM) + len > Size::Large.bytes() {
             return self.counters.discard(DropReason::TooLongToCopy, packet, pools);
         }
         self.fresh.push_back(Punted { reason, from, len, packet });
     }
 
-    /// Sees that nothing borrows a page any more: what came with some is copied.
+    /// Sees that nothing borrows a page any more, and all lies in one buffer: what does not is
+    /// copied.
     pub(super) fn settle<H: Hypervisor>(&mut self, hypervisor: &H, pools: &mut Pools) {
         while let Some(punted) = self.fresh.pop_front() {
             if pools.copies.room() < MAX_PRIVATE_COPIES {
                 self.complete(hypervisor, pools);
             }
             let keeps = defect::is(Defect::LendsToTheSlowPath);
-            let borrows = !punted.packet.is_private() && !keeps;
-            match borrows.then(|| pools.privatise(&punted.packet)) {
+            let copies = is_scattered(&punted.packet) && !keeps;
+            match copies.then(|| pools.privatise(&punted.packet)) {
                 Some(None) => self.counters.discard(DropReason::Exhausted, punted.packet, pools),
                 copy => self.copying.push((punted, copy.flatten())),
             }
@@ -175,6 +176,11 @@ impl SlowPath {
         }
         pools.copies.clear();
     }
+}
+
+/// Whether some of a packet is elsewhere than its first bytes.
+fn is_scattered(packet: &Packet) -> bool {
+    !packet.fragments.is_empty()
 }
 
 /// Puts a copy that was run in its original's place.

@@ -314,7 +314,7 @@ fn retag(packet: &mut Packet, vlan: u16, form: Form, pools: &mut Pools) -> Resul
             cell.copy_within(start..start + TYPE, start + VLAN_TAG);
             linear.offset += tag_len;
             linear.len -= tag_len;
-            packet.meta.gso = packet.meta.gso.map(|gso| gso.with_headers(gso.headers - tag_len));
+            packet.meta.gso = packet.meta.gso.map(|gso| gso.behind(-(VLAN_TAG as i16)));
         }
         (Form::Tagged, false) => {
             let start = start - VLAN_TAG;
@@ -323,7 +323,7 @@ fn retag(packet: &mut Packet, vlan: u16, form: Form, pools: &mut Pools) -> Resul
             cell[start + TYPE + 2..start + TYPE + 4].copy_from_slice(&vlan.to_be_bytes());
             linear.offset -= tag_len;
             linear.len += tag_len;
-            packet.meta.gso = packet.meta.gso.map(|gso| gso.with_headers(gso.headers + tag_len));
+            packet.meta.gso = packet.meta.gso.map(|gso| gso.behind(VLAN_TAG as i16));
         }
         (Form::Tagged, true) => {
             // Its priority stays.

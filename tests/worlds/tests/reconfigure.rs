@@ -107,19 +107,19 @@ fn p19_slots_are_counted_with_the_headroom() {
     }
 }
 
-/// P-18: more slots than Linux' frontend takes, where there is much headroom: it is lost
-/// and counted, and what is behind it is not.
+/// P-18: where there is so much headroom that a packet would take more slots than Linux'
+/// frontend takes, it comes with less. A packet of more slots than a frontend takes at all is
+/// lost and counted, and what is behind it is not.
 #[test]
-fn p18_a_packet_of_too_many_slots_is_lost() {
+fn p18_headroom_takes_no_more_slots_than_there_may_be() {
     let mut world = World::new();
     let a = world.attach_with(0, Manners::default(), &[JUMBO]);
     let manners = Manners { xdp_headroom: MAX_HEADROOM.into(), ..Manners::default() };
     let b = world.attach_with(1, manners, &[JUMBO]);
     let most = 18 * (PAGE_SIZE - usize::from(MAX_HEADROOM));
-    assert_eq!(sent(&mut world, a, b, most + 1), None);
-    let (_, counters) = world.network.vifs().last().expect("b");
-    assert_eq!(counters.rx.too_long, 1);
     assert_eq!(sent(&mut world, a, b, most), Some((MAX_HEADROOM, 18)));
+    assert_eq!(sent(&mut world, a, b, most + 1), Some((MAX_HEADROOM - 1, 18)));
+    assert_eq!(sent(&mut world, a, b, 65_531), Some((455, 18)));
     world.end();
     // One slot alone, for a frontend without feature-sg.
     let mut world = World::new();
@@ -127,6 +127,8 @@ fn p18_a_packet_of_too_many_slots_is_lost() {
     let manners = Manners { xdp_headroom: XDP.into(), scatter_gather: false, ..Manners::default() };
     let b = world.attach_with(1, manners, &[JUMBO]);
     assert_eq!(sent(&mut world, a, b, PAGE_SIZE - 255), None);
+    let (_, counters) = world.network.vifs().last().expect("b");
+    assert_eq!(counters.rx.too_long, 1);
     assert_eq!(sent(&mut world, a, b, PAGE_SIZE - 256), Some((XDP, 1)));
     world.end();
 }
@@ -149,9 +151,9 @@ fn arrives_uncut(world: &mut World, from: Id, to: Id, v6: bool) -> bool {
     false
 }
 
-/// P-18, P-21: beside headroom the longest packets that are still to be cut would take more
-/// slots than there may be. They come cut while there is any, be it from the start or later,
-/// and uncut again to who takes them so.
+/// P-21, P-23: who looks at packets in headroom sees into no more than one page, so segments
+/// come cut while there is any, be it from the start or later, and uncut again to who takes
+/// them so.
 #[test]
 fn p21_with_headroom_segments_come_cut() {
     for v6 in [false, true] {
@@ -197,6 +199,33 @@ fn p23_waiting_packets_come_with_the_new_headroom() {
         let packets: Vec<_> =
             world[b].received.iter().map(|packet| (packet.headroom, packet.bytes.len())).collect();
         assert_eq!(packets, [(XDP, 1000), (XDP, 60)]);
+        world.end();
+    }
+}
+
+/// What is still to be cut and waits as headroom is asked for is not lost, and neither is what
+/// is behind it.
+#[test]
+fn p23_segments_that_wait_uncut_come() {
+    for (v6, headroom) in [(false, XDP), (true, MAX_HEADROOM)] {
+        let mut world = World::new();
+        let a = world.attach(0);
+        let manners = Manners { offers: 0, refills: false, ..Manners::default() };
+        let b = world.attach_with(1, manners, &[]);
+        let stream = segment(world[b].mac(), world[a].mac(), v6, 65_535, 1428);
+        let out = outgoing(&stream, v6);
+        world[a].send(&out);
+        world.settle();
+        reconfigure(&mut world, b, &headroom.to_string());
+        let behind = frame(&world, a, b, 60);
+        world[a].send(&Outgoing::whole(&behind));
+        world.settle();
+        assert!(world[b].received.is_empty());
+        world[b].offer(22);
+        world.settle();
+        let [packet, last] = &world[b].received[..] else { panic!("two packets") };
+        assert_eq!((&packet.bytes, packet.gso), (&out.bytes, Some(stream.1.segmentation())));
+        assert_eq!((&last.bytes, last.headroom), (&behind, headroom));
         world.end();
     }
 }

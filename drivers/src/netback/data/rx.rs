@@ -95,6 +95,7 @@ enum Slot {
         id: u16,
         flags: RxFlags,
         len: u16,
+        headroom: u16,
         /// Where in the batch of copies the next slot's begin.
         copies_end: u16,
     },
@@ -186,7 +187,8 @@ impl RxQueue {
     ) -> Result<Option<u32>, Violation> {
         let mut free = self.ring.requests().map_err(Violation::Ring)?;
         while let Some(next) = queue.front() {
-            let pages = next.len().div_ceil(PAGE_SIZE - usize::from(self.headroom));
+            let headroom = self.headroom_before(next.len());
+            let pages = next.len().div_ceil(PAGE_SIZE - usize::from(headroom));
             if pages > MAX_PAGES || pages > 1 && !self.scatter_gather {
                 self.counters.too_long += 1;
                 if let Some(packet) = queue.pop() {
@@ -194,7 +196,7 @@ impl RxQueue {
                 }
                 continue;
             }
-            let extras = self.extras(next);
+            let extras = extras(next, headroom);
             let needed = (pages + extras.len()) as u32;
             if free < needed {
                 return Ok(Some(needed));
@@ -204,7 +206,7 @@ impl RxQueue {
             }
             let Some(packet) = queue.pop() else { break };
             free -= needed;
-            self.copy(&packet, pages, extras, pools, pass);
+            self.copy(&packet, headroom, pages, extras, pools, pass);
             if let Err((packet, _)) = pass.packets.push((packet, needed as u8)) {
                 pools.give(packet);
             }
@@ -217,6 +219,7 @@ impl RxQueue {
     fn copy(
         &mut self,
         packet: &Packet,
+        headroom: u16,
         pages: usize,
         mut extras: Extras,
         pools: &mut Pools,
@@ -232,11 +235,12 @@ impl RxQueue {
         for page in 0..pages {
             let Some(request) = self.ring.take() else { break };
             let reference = GrantRef(request.gref);
-            let to = GrantRegion { domain: self.domain, reference, offset: self.headroom };
+            let to = GrantRegion { domain: self.domain, reference, offset: headroom };
             let len = pieces.fill_page(to, pools);
             flags.set(RxFlags::MORE_DATA, page + 1 < pages);
             let copies_end = pools.copies.len() as u16;
-            let _ = pass.slots.push(Slot::Data { id: request.id, flags, len, copies_end });
+            let slot = Slot::Data { id: request.id, flags, len, headroom, copies_end };
+            let _ = pass.slots.push(slot);
             flags = RxFlags::empty();
             for extra in core::mem::take(&mut extras) {
                 if self.ring.take().is_some() {
@@ -246,19 +250,12 @@ impl RxQueue {
         }
     }
 
-    /// What there is to say of a packet beside its bytes: how it is still to be cut (P-21),
-    /// its flow's hash (P-25), and what is free before it (P-23).
-    fn extras(&self, packet: &Packet) -> Extras {
-        let gso = packet.meta.gso.map(segmentation);
-        let hash = packet.meta.hash.map(|Hash { kind, value }| {
-            ExtraInfo::hash(kind as u8, HashAlgorithm::Toeplitz, value)
-        });
-        let xdp = (self.headroom > 0).then(|| ExtraInfo::xdp(self.headroom));
-        let mut extras: Extras = gso.into_iter().chain(hash).chain(xdp).collect();
-        if let Some((_, followed)) = extras.split_last_mut() {
-            followed.iter_mut().for_each(ExtraInfo::set_more);
-        }
-        extras
+    /// How many bytes of each page stay free before those of a packet of `len`: what the
+    /// frontend asks for, or as many as leave room for the packet in [`MAX_PAGES`]. So what
+    /// was still to be cut when headroom was asked for is not lost.
+    fn headroom_before(&self, len: usize) -> u16 {
+        let most = PAGE_SIZE.saturating_sub(len.div_ceil(MAX_PAGES));
+        self.headroom.min(most as u16)
     }
 
     /// Runs the copies and answers the slots. A slot whose page could not be
@@ -272,8 +269,10 @@ impl RxQueue {
         for (packet, count) in pass.packets {
             let (mut delivered, mut unreadable) = (true, false);
             for slot in slots.by_ref().take(usize::from(count)) {
-                let (id, flags, len, end) = match *slot {
-                    Slot::Data { id, flags, len, copies_end } => (id, flags, len, copies_end),
+                let (mut response, end) = match *slot {
+                    Slot::Data { id, flags, len, headroom, copies_end } => {
+                        (RxResponse::new(id, headroom, flags, len as i16), copies_end)
+                    }
                     Slot::Extra(extra) => {
                         self.ring.respond(extra.into());
                         continue;
@@ -285,8 +284,10 @@ impl RxQueue {
                 delivered &= filled;
                 unreadable |= !filled && outcomes.any(|copied| copied);
                 copy = end;
-                let status = if filled { len as i16 } else { Status::Error as i16 };
-                self.ring.respond(RxResponse::new(id, self.headroom, flags, status));
+                if !filled {
+                    response.status = Status::Error as i16;
+                }
+                self.ring.respond(response);
             }
             if delivered {
                 self.counters.packets += 1;
@@ -300,6 +301,22 @@ impl RxQueue {
         }
         pools.copies.clear();
     }
+}
+
+/// What there is to say of a packet beside its bytes: how it is still to be cut (P-21),
+/// its flow's hash (P-25), and what is free before it (P-23).
+fn extras(packet: &Packet, headroom: u16) -> Extras {
+    let gso = packet.meta.gso.map(segmentation);
+    let hash = packet
+        .meta
+        .hash
+        .map(|Hash { kind, value }| ExtraInfo::hash(kind as u8, HashAlgorithm::Toeplitz, value));
+    let xdp = (headroom > 0).then(|| ExtraInfo::xdp(headroom));
+    let mut extras: Extras = gso.into_iter().chain(hash).chain(xdp).collect();
+    if let Some((_, followed)) = extras.split_last_mut() {
+        followed.iter_mut().for_each(ExtraInfo::set_more);
+    }
+    extras
 }
 
 /// How a frontend is told of a packet's segmentation.

@@ -2,7 +2,7 @@
 //! with all their checksums (7.3.6). A context descriptor (7.2.10.2) says where what is.
 
 use kernel::memory::Buffers;
-use kernel::packet::{Checksum, Gso, Packet, Protocol, Prototype, Segments, checksum};
+use kernel::packet::{Gso, Packet, Protocol, Prototype, Segments, checksum};
 
 use super::transmit::Descriptor;
 
@@ -40,13 +40,12 @@ pub(super) struct Offload {
 }
 
 impl Offload {
-    /// What is left to be made of `packet`, whose headers are made ready for it; `None`
-    /// where the device cannot do it.
-    pub(super) fn of(packet: &mut Packet, buffers: &mut Buffers) -> Option<Option<Self>> {
-        match (packet.meta.gso, packet.meta.checksum) {
-            (Some(gso), _) => Some(Some(Self::segmentation(gso, packet, buffers)?)),
-            (None, Checksum::Partial) => Some(Some(Self::checksum(packet, buffers)?)),
-            (None, Checksum::Unknown | Checksum::Validated) => Some(None),
+    /// What is left to be made of `packet`, whose checksum at least is; its headers are made
+    /// ready for that. `None` where the device cannot do it.
+    pub(super) fn of(packet: &mut Packet, buffers: &mut Buffers) -> Option<Self> {
+        match packet.meta.gso {
+            Some(gso) => Self::segmentation(gso, packet, buffers),
+            None => Self::checksum(packet, buffers),
         }
     }
 
@@ -68,7 +67,7 @@ impl Offload {
         if !gso.suits_a_device() {
             return None;
         }
-        let segments = Segments::new(gso, packet.headers(buffers), packet.len())?;
+        let segments = Segments::new(gso, packet.len());
         let linear = packet.linear.as_mut()?;
         let start = usize::from(linear.offset);
         let cell = buffers.bytes_mut(&mut linear.buffer)?;

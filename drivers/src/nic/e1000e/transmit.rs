@@ -171,7 +171,10 @@ impl Transmitter {
         if len < SHORTEST_PADDED || frame > LONGEST.into() {
             return None;
         }
-        let offload = Offload::of(packet, &mut pools.buffers)?;
+        let offload = match packet.meta.checksum {
+            Checksum::Partial => Some(Offload::of(packet, &mut pools.buffers)?),
+            Checksum::Unknown | Checksum::Validated => None,
+        };
         let options = offload.as_ref().map_or(0, |offload| offload.options);
         let fresh = |offload: &Offload| offload.is_once() || self.context != Some(offload.context);
         let context = offload.filter(fresh).map(|offload| offload.context);

@@ -10,7 +10,7 @@ impl World {
     /// What the slow path has next, with its bytes.
     fn punted(&mut self) -> Option<(PuntReason, PortId, usize, Vec<u8>)> {
         let Punted { reason, from, len, packet } = self.switches.next_punted()?;
-        assert!(packet.is_private(), "a page waits in the slow path");
+        assert!(packet.fragments.is_empty(), "a page waits in the slow path");
         let bytes = packet.headers(&self.pools.buffers).to_vec();
         self.pools.give(packet);
         Some((reason, from, len, bytes))
@@ -172,6 +172,32 @@ fn a_page_that_cannot_be_copied_keeps_its_packet_out() {
     for bytes in [&bytes[0], &bytes[2]] {
         assert_eq!(world.punted().unwrap().3, *bytes);
     }
+    world.end();
+}
+
+/// Whoever looks sees all of a packet, and it is in one buffer, however many it came in: as what
+/// the wire brings where it is long, or was put together.
+#[test]
+fn what_lies_in_several_buffers_is_in_one_or_stays_out() {
+    let mut world = World::new();
+    let [a, _] = world.joined();
+    for (source, len) in [(0, 1984), (0, 1985), (1, 9000)] {
+        let bytes = frame(RESERVED, guest_mac(source), len);
+        let mut packet = world.private(&bytes[..1000]);
+        for piece in bytes[1000..].chunks(1000) {
+            let mut other = world.private(piece);
+            let Linear { buffer, offset, len } = other.linear.take().unwrap();
+            packet.fragments.push(Fragment::own(buffer, offset, len)).unwrap();
+            world.pools.give(other);
+        }
+        world.forward(a, packet);
+    }
+    world.flush();
+    assert_eq!(world.refused(), [(DropReason::TooLongToCopy, 1)]);
+    assert_eq!(world.pools.buffers.free(Size::Large), 200 - 2);
+    assert_eq!(world.punted().unwrap().3, frame(RESERVED, guest_mac(0), 1984));
+    assert_eq!(world.punted().unwrap().3.len(), 1000, "forged: only what leads it");
+    assert_eq!(world.punted(), None);
     world.end();
 }
 

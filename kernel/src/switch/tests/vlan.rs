@@ -1,6 +1,7 @@
 //! Bridges with VLANs: who gets which frames, and in which form.
 
 use super::*;
+use crate::packet::{Meta, Version};
 
 /// A frame with these tags' types and contents between its addresses and its type.
 fn tagged(destination: [u8; 6], source: [u8; 6], tags: &[(u16, u16)], len: usize) -> Vec<u8> {
@@ -373,6 +374,68 @@ fn a_checksum_is_found_behind_the_new_tag() {
         let mut plain = [&sent[..12], &sent[16..]].concat();
         plain[6..12].copy_from_slice(&guest_mac(0));
         assert_eq!(plain, datagram(v6, BROADCAST, 0));
+    }
+    world.end();
+}
+
+/// A TCP segment over IPv6 that is still to be cut, with tags, and so many bytes of destination
+/// options (RFC 8200, section 4.6) before its TCP header.
+fn uncut(tags: &[(u16, u16)], options: usize) -> (Vec<u8>, Gso) {
+    let builder = etherparse::PacketBuilder::ethernet2(guest_mac(0), BROADCAST);
+    let builder = builder.ipv6([1; 16], [2; 16], 9).tcp(1, 2, 3, 4).ack(5);
+    let mut frame = Vec::new();
+    builder.options_raw(&[1; 4]).unwrap().write(&mut frame, &[7; 330]).unwrap();
+    if options > 0 {
+        let mut extension = vec![0; options];
+        extension[..2]
+            .copy_from_slice(&[mem::replace(&mut frame[20], 60), (options / 8 - 1) as u8]);
+        frame.splice(54..54, extension);
+        let len = frame.len() as u16 - 54;
+        frame[18..20].copy_from_slice(&len.to_be_bytes());
+    }
+    let tags = tags.iter().flat_map(|(kind, control)| [kind.to_be_bytes(), control.to_be_bytes()]);
+    frame.splice(12..12, tags.flatten().collect::<Vec<_>>());
+    let gso = Gso::check(&frame, frame.len(), Version::V6, 100);
+    (frame, gso.unwrap().unwrap())
+}
+
+/// Segments are cut behind a tag that was put on, or taken off, with as many as they have
+/// beside and with headers as long as may be.
+#[test]
+fn segments_are_cut_behind_the_new_tag() {
+    let (mut world, uplink, [access, trunk]) = world(["10", "20p/10"]);
+    let own = [(C_TAG, 10)];
+    let beside = [&[][..], &[(S_TAG, 5)], &[(S_TAG, 5), (C_TAG, 6)]];
+    for (from, guest, own) in [(access, 0, &[][..]), (trunk, 1, &own)] {
+        let all = beside.map(|beside| [own, beside].concat());
+        // A frame's own tags are seen through as far as two.
+        for tags in all.into_iter().filter(|tags| tags.len() <= 2) {
+            for options in [0, 112 - 8 * tags.len().div_ceil(2)] {
+                let (mut whole, gso) = uncut(&tags, options);
+                whole[6..12].copy_from_slice(&guest_mac(guest));
+                let segments = Segments::new(gso, whole.len());
+                let cut = (0..segments.count()).map(|number| {
+                    let mut segment = whole[..segments.headers()].to_vec();
+                    segments.edit(&mut segment, number);
+                    segment.extend(&whole[segments.payload(number)]);
+                    segment.drain(12..12 + 4 * own.len());
+                    segment
+                });
+                let plain: Vec<_> = cut.collect();
+                let tagged: Vec<_> = plain
+                    .iter()
+                    .map(|frame| [&frame[..12], &[0x81, 0, 0, 10], &frame[12..]].concat())
+                    .collect();
+                let mut packet = world.private(&whole);
+                packet.meta = Meta { checksum: Checksum::Partial, gso: Some(gso), hash: None };
+                world.forward(from, packet);
+                world.flush();
+                for (port, wanted) in [(uplink, &tagged), (access, &plain), (trunk, &tagged)] {
+                    let wanted = if port == from { &vec![] } else { wanted };
+                    assert_eq!(&world.got(port), wanted, "{tags:x?}, {options} bytes of options");
+                }
+            }
+        }
     }
     world.end();
 }

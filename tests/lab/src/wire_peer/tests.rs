@@ -2,6 +2,8 @@
 
 use super::station::Station;
 use super::*;
+use std::net::SocketAddr;
+
 use crate::agent::stream::{Sender, Tally};
 use crate::observe::wire::{Frame, LONGEST_JUMBO};
 use etherparse::{PacketBuilder, PacketBuilderStep, SlicedPacket, TransportSlice};

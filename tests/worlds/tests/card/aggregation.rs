@@ -17,7 +17,7 @@ fn stream(to: [u8; 6], v6: bool, len: usize) -> ((Vec<u8>, ExtraInfo), Vec<Vec<u
     let (frame, headers) = (&whole.0, headers(v6));
     let version = if v6 { Version::V6 } else { Version::V4 };
     let gso = Gso::check(frame, len, version, MSS).expect("TCP").expect("more than one");
-    let segments = Segments::new(gso, frame, len).expect("as it was seen");
+    let segments = Segments::new(gso, len);
     let cut = (0..segments.count()).map(|number| {
         let mut head = frame[..headers].to_vec();
         segments.edit(&mut head, number);
