@@ -1,6 +1,6 @@
 //! S-3, S-4, S-6, S-16: pages that both sides see, and what is made of them.
 
-use worlds::{Manners, OUTSIDE, Outgoing, frames};
+use worlds::{Manners, OUTSIDE, Outgoing, Spread, frames};
 use xen::PAGE_SIZE;
 use xen::fake::{Grant, Kind, Operation, When};
 use xen::netif::{ExtraFlags, ExtraInfo, Status, TxFlags, TxRequest};
@@ -135,8 +135,19 @@ fn s_04_a_slot_carries_a_response_and_nothing_else() {
 /// others; a second guest's are mapped all the same, and what is beyond is copied.
 #[test]
 fn s_06_mapping_all_frames() {
-    let setup = Setup { place: Place::Mapping, ..Setup::default() };
-    setup.attack("all frames", Harmless, |world, evil| {
+    mapping_all_frames("all frames", 1);
+}
+
+/// The same with as many queues as there may be, which have no more than one has.
+#[test]
+fn s_06_mapping_all_frames_by_many_queues() {
+    mapping_all_frames("all frames, by eight queues", 8);
+}
+
+fn mapping_all_frames(name: &'static str, queues: usize) {
+    let manners = Manners { queues, spread: Spread::InTurn, ..Manners::default() };
+    let setup = Setup { place: Place::Mapping, manners, ..Setup::default() };
+    setup.attack(name, Harmless, |world, evil| {
         world[evil].hands_off = false;
         world.settle();
         let other = world.attach(1);
