@@ -162,6 +162,15 @@ impl Pools {
         }
     }
 
+    /// A copy of the first `len` of a packet's bytes in our memory, with [`HEADROOM`] before
+    /// them. `None` when there is no buffer.
+    pub(crate) fn copy_headers(&mut self, from: &Linear, len: usize) -> Option<Linear> {
+        let mut buffer = self.buffers.take(Size::of(usize::from(HEADROOM) + len))?;
+        let start = usize::from(from.offset);
+        self.buffers.copy(&from.buffer, start..start + len, &mut buffer, HEADROOM.into());
+        Some(Linear { buffer, offset: HEADROOM, len: len as u16 })
+    }
+
     fn segment_into(
         &mut self,
         packet: &Packet,
@@ -171,11 +180,7 @@ impl Pools {
     ) -> Option<()> {
         let linear = packet.linear.as_ref()?;
         let len = segments.headers();
-        let buffer = self.buffers.take(Size::of(usize::from(HEADROOM) + len))?;
-        let linear_start = usize::from(linear.offset);
-        let own = segment.linear.insert(Linear { buffer, offset: HEADROOM, len: len as u16 });
-        let from = linear_start..linear_start + len;
-        self.buffers.copy(&linear.buffer, from, &mut own.buffer, HEADROOM.into());
+        let own = segment.linear.insert(self.copy_headers(linear, len)?);
         let cell = self.buffers.bytes_mut(&mut own.buffer)?;
         segments.edit(cell.get_mut(usize::from(HEADROOM)..usize::from(HEADROOM) + len)?, number);
         let payload = segments.payload(number);

@@ -295,11 +295,11 @@ impl Vif {
             }
             (Task::Configure, Ok(Reply::Values(values))) => self.configure(&values, host, now),
             (Task::Look, Ok(Reply::Values(values))) => {
-                let (ours, theirs) = values.split_at(values.len().min(LOOK_KEYS.len()));
-                let (state, options) = theirs.split_at(theirs.len().min(1));
-                self.limit(&Keys::look(ours), host, now);
-                self.reconfigure(options, host, now);
-                self.decide(&Keys::look(ours), state, context);
+                let ours = Keys::look(&values);
+                let theirs = values.get(LOOK_KEYS.len()).unwrap_or(&Err(Error::NotFound));
+                self.limit(&ours, host, now);
+                self.reconfigure(values.get(LOOK_KEYS.len() + 1..).unwrap_or(&[]), host, now);
+                self.decide(&ours, theirs, context);
             }
             (Task::ReadRings, Ok(Reply::Values(values))) => {
                 match keys::num_queues(&Keys::frontend(&values)) {

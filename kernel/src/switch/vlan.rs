@@ -344,23 +344,21 @@ fn own_headers<'a>(
     pools: &'a mut Pools,
 ) -> Option<(&'a mut Linear, &'a mut [u8])> {
     let linear = packet.linear.as_mut()?;
-    let buffers = &mut pools.buffers;
-    let (start, len) = (usize::from(linear.offset), usize::from(linear.len));
-    if start < room || buffers.bytes_mut(&mut linear.buffer).is_none() {
-        let headers = len.min(MAX_OWN_HEADERS);
-        if headers < len && packet.fragments.is_full() {
+    let owned = pools.buffers.bytes_mut(&mut linear.buffer).is_some();
+    if usize::from(linear.offset) < room || !owned {
+        let headers = usize::from(linear.len).min(MAX_OWN_HEADERS);
+        if headers < linear.len.into() && packet.fragments.is_full() {
             return None;
         }
-        let mut own = buffers.take(Size::Small)?;
-        buffers.copy(&linear.buffer, start..start + headers, &mut own, HEADROOM.into());
-        let own = Linear { buffer: own, offset: HEADROOM, len: headers as u16 };
+        let own = pools.copy_headers(linear, headers)?;
         let Linear { buffer, offset, len } = mem::replace(linear, own);
         let rest = Fragment::own(buffer, offset + linear.len, len - linear.len);
-        let unplaced = match rest.len {
-            0 => Some(rest),
-            _ => packet.fragments.insert(0, rest).err(),
-        };
-        unplaced.into_iter().for_each(|fragment| pools.end(fragment));
+        if rest.len == 0 {
+            pools.end(rest);
+        } else if let Err(rest) = packet.fragments.insert(0, rest) {
+            // Never: there was room.
+            pools.end(rest);
+        }
     }
     let cell = pools.buffers.bytes_mut(&mut linear.buffer)?;
     Some((linear, cell))

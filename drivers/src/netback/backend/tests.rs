@@ -15,6 +15,7 @@ use xen::fake_store::{
 use xen::grant::GrantRef;
 
 use super::*;
+use crate::netback::Rate;
 use crate::netback::vif::{DISCONNECT_PATIENCE, LINGER};
 use crate::netback::{Carrier, ConnectRequest, Options, Progress, RemotePorts, Urgency, VifConfig};
 
@@ -60,7 +61,7 @@ impl VifHost for Host {
         self.reconfigurations += 1;
     }
 
-    fn limit(&mut self, vif: VifId, rate: Option<crate::netback::Rate>, _: Instant) {
+    fn limit(&mut self, vif: VifId, rate: Option<Rate>, _: Instant) {
         let request = self.connected.get_mut(&vif).expect("connected");
         assert_ne!(request.config.rate, rate, "nothing changed");
         request.config.rate = rate;

@@ -191,8 +191,7 @@ impl<H: Hypervisor> Vif<H> {
     }
 
     /// Over which versions of IP the guest takes TCP segments that are still to be cut, now.
-    /// With headroom in each page the longest would need more slots than its driver takes of
-    /// a packet (P-18), so it gets none.
+    /// None where it wants headroom: who looks at packets there sees into one page (P-23).
     pub const fn segmentation(&self) -> Versions {
         if self.has_headroom { Versions::NONE } else { self.segmentation }
     }

@@ -3,6 +3,7 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Display;
+use core::mem;
 
 use xen::Instant;
 use xen::store::Error;
@@ -12,7 +13,7 @@ use crate::netback::data::MAX_HEADROOM;
 use crate::netback::keys::Keys;
 use crate::netback::state::{self, Action, Ours, Theirs};
 use crate::netback::{
-    Carrier, ConnectRequest, Frontend, KeyError, Options, Problem, Rate, VifConfig, VifHost,
+    Carrier, ConnectRequest, Frontend, KeyError, Options, Problem, Rate, VifConfig, VifHost, VifId,
 };
 
 impl Vif {
@@ -60,7 +61,7 @@ impl Vif {
     pub(super) fn decide(
         &mut self,
         ours: &Keys<'_>,
-        theirs: &[Result<Vec<u8>, Error>],
+        theirs: &Result<Vec<u8>, Error>,
         context: &Context<'_>,
     ) {
         let seen = match ours.raw("state") {
@@ -84,7 +85,7 @@ impl Vif {
         }
         let asked = seen == b"5" && self.ours != Ours::Closing;
         let online = ours.raw("online").as_deref() != Ok(b"0".as_slice());
-        let theirs = Theirs::read(theirs.first().unwrap_or(&Err(Error::NotFound)));
+        let theirs = Theirs::read(theirs);
         if theirs == Theirs::Garbage && !self.met_garbage {
             self.met_garbage = true;
             log::warn!("{}: the frontend's state is no state", self.id);
@@ -136,13 +137,7 @@ impl Vif {
                     None => self.tell(now, format_args!("rate is without a limit now")),
                 }
             }
-            // It is about to go, or has gone.
-            Err(KeyError { problem: Problem::Unreadable, .. }) => {}
-            Err(_) if self.met_bad_rate => {}
-            Err(error) => {
-                self.met_bad_rate = true;
-                log::warn!("{}: {error}; what it was before stays", self.id);
-            }
+            Err(error) => stays(self.id, error, &mut self.met_bad_rate),
         }
     }
 
@@ -162,13 +157,7 @@ impl Vif {
                 self.set_options(options, now);
                 host.reconfigure(self.id, options);
             }
-            // It is about to go: its state tells.
-            Err(KeyError { problem: Problem::Unreadable, .. }) => {}
-            Err(_) if self.met_bad_option => {}
-            Err(error) => {
-                self.met_bad_option = true;
-                log::warn!("{}: {error}; what it was before stays", self.id);
-            }
+            Err(error) => stays(self.id, error, &mut self.met_bad_option),
         }
     }
 
@@ -253,5 +242,13 @@ impl Vif {
         } else {
             Task::Clean { keep: false }
         };
+    }
+}
+
+/// Tells once of a changed key that makes no sense. One that cannot be read is about to go,
+/// which the states tell.
+fn stays(vif: VifId, error: KeyError, met: &mut bool) {
+    if error.problem != Problem::Unreadable && !mem::replace(met, true) {
+        log::warn!("{vif}: {error}; what it was before stays");
     }
 }

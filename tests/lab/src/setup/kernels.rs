@@ -10,8 +10,9 @@ use super::{decompress, find};
 /// How this piece is made.
 pub(super) const RECIPE: &[u8] = include_bytes!("kernels.rs");
 
-/// Xen and Linux as plain ELF files, and Linux as it is distributed. QEMU boots Xen as nothing else; for Linux it
-/// saves each boot a decompression under emulation, which takes seconds.
+/// Xen and Linux as plain ELF files, and Linux as it is distributed. QEMU boots Xen as
+/// nothing else; for Linux it saves each boot a decompression under emulation, which takes
+/// seconds.
 pub(super) fn build(tree: &Path, dir: &Path) -> Result<()> {
     let boot = tree.join("boot");
     decompress("gzip", &find(&boot, "xen-4.20-", ".gz")?, &dir.join("xen"))?;
