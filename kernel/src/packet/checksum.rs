@@ -6,7 +6,7 @@
 
 use core::iter;
 
-use super::headers::{HeaderError, Protocol, Transport};
+use super::headers::{DEVICE_IP, HeaderError, Protocol, Transport};
 
 /// Finishes the partial checksum of a whole frame in our memory
 /// ([`Checksum::Partial`](super::Checksum::Partial), NETBACK-SPEC P-14).
@@ -85,10 +85,11 @@ pub struct Insertion {
 /// Finds how a device makes the partial checksum of a frame of `len` bytes that begins
 /// with `headers`; `None` where it cannot, and [`finish`] has to, if that can: the
 /// transport header is not all among `headers`, the field is beyond the 256 bytes that
-/// devices reach, or padding follows, which does not count.
+/// devices reach, there are more tags than they see through, or padding follows, which does
+/// not count.
 pub fn locate(headers: &[u8], len: usize) -> Option<Insertion> {
     let transport = find(headers, len).ok()?;
-    if transport.range.end != len {
+    if transport.range.end != len || transport.ip.start > DEVICE_IP {
         return None;
     }
     Some(Insertion {
@@ -250,6 +251,12 @@ mod tests {
         let mut padded = whole.clone();
         padded.resize(len + 1, 0);
         assert_eq!(locate(&padded, len + 1), None);
+        let mut tagged = whole.clone();
+        for (tags, located) in [(1, true), (2, true), (3, false)] {
+            tagged.splice(12..12, [0x81, 0, 0, 7]);
+            assert_eq!(locate(&tagged, tagged.len()).is_some(), located, "{tags} tags");
+            assert!(finish(&mut tagged.clone()).is_ok());
+        }
         // Behind so many bytes of destination options (RFC 8200, section 4.6).
         let behind = |options: &[usize]| {
             let mut frame = frame(true, 0, false, b"payload");

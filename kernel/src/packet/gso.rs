@@ -6,7 +6,7 @@
 //! the same payload. A device gets a prototype of all segments' headers to do it with.
 
 use super::checksum;
-use super::headers::{HeaderError, Protocol, Transport, Version};
+use super::headers::{DEVICE_IP, HeaderError, Protocol, Transport, Version};
 
 /// Where an IPv4 header has its length, its identification and its checksum.
 pub(super) const V4_LENGTH: usize = 2;
@@ -108,9 +108,9 @@ impl Gso {
     }
 
     /// Whether a device can cut it: one that gives all segments the flags of the packet,
-    /// but for those of the last.
+    /// but for those of the last, and sees through two tags.
     pub const fn suits_a_device(&self) -> bool {
-        self.headers <= Self::MAX_DEVICE_HEADERS && !self.reduced
+        self.headers <= Self::MAX_DEVICE_HEADERS && self.ip <= DEVICE_IP as u16 && !self.reduced
     }
 
     /// The same of a packet with so many bytes more before its IP header.

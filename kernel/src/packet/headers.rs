@@ -12,8 +12,11 @@ use super::MacAddress;
 /// The smallest frame: an Ethernet header.
 pub const ETHERNET_HEADER: usize = 14;
 
-/// The most VLAN tags that are looked through: a service and a customer tag.
-const MAX_TAGS: usize = 2;
+/// The most VLAN tags that are looked through: a guest's own, a service and a customer tag, and
+/// that of the VLAN it is in.
+const MAX_TAGS: usize = 3;
+/// Where the IP header begins at most for a device to find it: behind two of them.
+pub(super) const DEVICE_IP: usize = ETHERNET_HEADER + 2 * VLAN_TAG;
 /// Bytes of a VLAN tag.
 pub const VLAN_TAG: usize = 4;
 
@@ -107,7 +110,7 @@ impl Addresses {
     }
 }
 
-/// What an Ethernet header, and up to two VLAN tags after it, say of the rest.
+/// What an Ethernet header, and up to three VLAN tags after it, say of the rest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ethernet {
     /// What the payload is.
@@ -439,15 +442,16 @@ mod tests {
     }
 
     #[test]
-    fn two_tags_are_looked_through() {
-        for (tags, start) in [(&[][..], 34), (&[0x8100], 38), (&[0x88a8, 0x8100], 42)] {
+    fn three_tags_are_looked_through() {
+        let tags = [0x8100, 0x88a8, 0x8100];
+        for (tags, start) in (0..=3).map(|count| (&tags[3 - count..], 34 + 4 * count)) {
             let frame = tagged(tcp4(), tags);
             let transport = Transport::parse(&frame, frame.len()).unwrap();
             assert_eq!(transport.range, start..start + 30);
             assert_eq!(transport.checksum(), start + 16);
             assert_eq!(transport.ip.addresses(), start - 8..start);
         }
-        let frame = tagged(tcp4(), &[0x88a8, 0x8100, 0x8100]);
+        let frame = tagged(tcp4(), &[0x8100, 0x88a8, 0x8100, 0x8100]);
         assert_eq!(Ip::parse(&frame, frame.len()), Err(HeaderError::NotIp(0x8100)));
         assert_eq!(Ethernet::parse(&frame[..13]), Err(HeaderError::Truncated("Ethernet header")));
         assert_eq!(Ethernet::parse(&frame[..17]), Err(HeaderError::Truncated("VLAN tag")));

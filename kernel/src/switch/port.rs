@@ -43,7 +43,7 @@ pub struct PortConfig {
     pub uplink: bool,
     /// The most bytes behind the Ethernet header, VLAN tags aside.
     pub mtu: u16,
-    /// How many VLAN tags may come on top; none is looked for behind two.
+    /// How many VLAN tags may come on top; none is looked for behind three.
     pub tags: usize,
     /// Over which version of IP it takes TCP segments that are still to be cut
     /// ([`Gso`]), with their checksum still to be made; an uplink, for its device, those that

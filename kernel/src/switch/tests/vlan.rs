@@ -359,21 +359,32 @@ fn a_filter_looks_at_what_is_in_its_vlan_alone() {
     world.end();
 }
 
-/// Checksums are made in tagged frames as in others.
+/// Checksums are made in tagged frames as in others, with as many tags as a frame may have
+/// beside.
 #[test]
 fn a_checksum_is_found_behind_the_new_tag() {
     let (mut world, uplink, [a]) = world(["10"]);
-    world.far(uplink).partial = Versions::NONE;
-    for v6 in [false, true] {
-        let mut packet = world.private(&datagram(v6, BROADCAST, 0x1111));
-        packet.meta.checksum = Checksum::Partial;
-        world.forward(a, packet);
-        world.flush();
-        let [sent] = &world.got(uplink)[..] else { panic!("one frame") };
-        assert_eq!(sent[12..16], [0x81, 0, 0, 10]);
-        let mut plain = [&sent[..12], &sent[16..]].concat();
-        plain[6..12].copy_from_slice(&guest_mac(0));
-        assert_eq!(plain, datagram(v6, BROADCAST, 0));
+    for partial in [Versions::NONE, Versions::ALL] {
+        world.far(uplink).partial = partial;
+        for (v6, own) in [false, true].into_iter().flat_map(|v6| [(v6, 0), (v6, 4), (v6, 8)]) {
+            let own = &[0x88, 0xa8, 0, 5, 0x81, 0, 0, 6][..own];
+            let with_tags = |field| {
+                let frame = datagram(v6, BROADCAST, field);
+                [&frame[..12], own, &frame[12..]].concat()
+            };
+            let mut packet = world.private(&with_tags(0x1111));
+            packet.meta.checksum = Checksum::Partial;
+            world.forward(a, packet);
+            world.flush();
+            let sent = std::mem::take(&mut world.far(uplink).sent);
+            let [(sent, checksum)] = &sent[..] else { panic!("one frame") };
+            assert_eq!(sent[12..16], [0x81, 0, 0, 10]);
+            let mut plain = [&sent[..12], &sent[16..]].concat();
+            if *checksum == Checksum::Partial {
+                checksum::finish(&mut plain).unwrap();
+            }
+            assert_eq!(plain, with_tags(0));
+        }
     }
     world.end();
 }
@@ -408,8 +419,7 @@ fn segments_are_cut_behind_the_new_tag() {
     let beside = [&[][..], &[(S_TAG, 5)], &[(S_TAG, 5), (C_TAG, 6)]];
     for (from, guest, own) in [(access, 0, &[][..]), (trunk, 1, &own)] {
         let all = beside.map(|beside| [own, beside].concat());
-        // A frame's own tags are seen through as far as two.
-        for tags in all.into_iter().filter(|tags| tags.len() <= 2) {
+        for tags in all {
             for options in [0, 112 - 8 * tags.len().div_ceil(2)] {
                 let (mut whole, gso) = uncut(&tags, options);
                 whole[6..12].copy_from_slice(&guest_mac(guest));
