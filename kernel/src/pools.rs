@@ -233,6 +233,11 @@ impl Pools {
         Some(Private { packet: copy, copied: packet.lent(), copies: first..self.copies.len() })
     }
 
+    /// How many large buffers a private copy of `len` bytes lies in.
+    pub const fn private_buffers(len: usize) -> usize {
+        1 + len.saturating_sub(FIRST).div_ceil(Size::Large.bytes())
+    }
+
     /// Gives an empty packet buffers for `len` bytes.
     fn make_room(&mut self, len: usize, packet: &mut Packet) -> Option<()> {
         let buffer = self.buffers.take(Size::Large)?;

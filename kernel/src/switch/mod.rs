@@ -394,27 +394,18 @@ impl Switch {
         pools: &mut Pools,
         now: Instant,
     ) {
-        let source = self.id(from);
-        let Some(state) = self.state_mut(to) else { return pools.give(packet) };
         if let Some(gso) = packet.meta.gso
-            && !state.config.takes(&gso)
+            && self.state_mut(to).is_some_and(|state| !state.config.takes(&gso))
         {
             return self.enqueue_segments(to, from, gso, packet, pools, now);
         }
-        if let Err(reason) = state.admit(&packet, pools) {
-            return state.counters.discard(reason, packet, pools);
+        if let Err((reason, packet)) = self.push(to, from, packet, pools, now) {
+            self.discard(to, reason, packet, pools);
         }
-        let wait = state.config.queue.wait;
-        let wait = if packet.is_private() { wait } else { wait.min(MAX_WAIT) };
-        if let Err(packet) = state.queue.push_fresh(packet, source, now) {
-            return state.counters.discard(DropReason::QueueFull, packet, pools);
-        }
-        let deadline = now + wait;
-        self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
-        self.set_dirty(to);
     }
 
     /// Puts a packet's segments into the queue of a port that does not make them itself.
+    /// Those behind one that is refused are lost with it, before they are made.
     fn enqueue_segments(
         &mut self,
         to: u16,
@@ -425,13 +416,50 @@ impl Switch {
         now: Instant,
     ) {
         let segments = Segments::new(gso, packet.len());
+        let mut refused = None;
         for number in 0..segments.count() {
-            match pools.segment(&packet, &segments, number) {
-                Some(segment) => self.enqueue(to, from, segment, pools, now),
-                None => self.count(to, DropReason::Exhausted),
+            if refused.is_none() {
+                refused = match pools.segment(&packet, &segments, number) {
+                    None => Some(DropReason::Exhausted),
+                    Some(segment) => match self.push(to, from, segment, pools, now) {
+                        Ok(()) => None,
+                        Err((reason, segment)) => {
+                            pools.give(segment);
+                            Some(reason)
+                        }
+                    },
+                };
+            }
+            if let Some(reason) = refused {
+                self.count(to, reason);
             }
         }
         pools.give(packet);
+    }
+
+    /// Puts a packet that a port takes into its queue, or hands it back with the reason.
+    fn push(
+        &mut self,
+        to: u16,
+        from: u16,
+        packet: Box<Packet>,
+        pools: &Pools,
+        now: Instant,
+    ) -> Result<(), (DropReason, Box<Packet>)> {
+        let source = self.id(from);
+        let Some(state) = self.state_mut(to) else { return Err((DropReason::Removed, packet)) };
+        if let Err(reason) = state.admit(&packet, pools) {
+            return Err((reason, packet));
+        }
+        let wait = state.config.queue.wait;
+        let wait = if packet.is_private() { wait } else { wait.min(MAX_WAIT) };
+        if let Err(packet) = state.queue.push_fresh(packet, source, now) {
+            return Err((DropReason::QueueFull, packet));
+        }
+        let deadline = now + wait;
+        self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+        self.set_dirty(to);
+        Ok(())
     }
 
     /// Does not forward a packet, which may still be worth a look.
@@ -515,16 +543,20 @@ impl PortState {
                 return Err(DropReason::TooLong);
             }
         }
+        let buffers = |size| packet.buffers().filter(|buffer| buffer.size() == size).count();
         let fair = self.queue.len() <= pools.idle()
-            && packet.buffers().all(|buffer| self.may_hold(buffer.size(), pools));
+            && [Size::Small, Size::Large].into_iter().all(|size| {
+                let count = buffers(size);
+                count == 0 || self.may_hold(size, count, pools.buffers.free(size))
+            });
         if fair && self.queue.has_room(len) { Ok(()) } else { Err(DropReason::QueueFull) }
     }
 
-    /// Whether the queue may hold one more buffer. No queue holds more of a pool than
-    /// is left of it: ports that do not get on settle at a share each, and as much
-    /// stays free for all others.
-    fn may_hold(&self, size: Size, pools: &Pools) -> bool {
-        self.queue.buffers(size) <= pools.buffers.free(size)
+    /// Whether the queue may hold so many buffers more, with which so many are left. No
+    /// queue holds more of a pool than that, but for one: ports that do not get on settle
+    /// at a share each, and as much stays free for all others.
+    fn may_hold(&self, size: Size, count: usize, left: usize) -> bool {
+        self.queue.buffers(size) + count <= left + 1
     }
 
     /// Drops what has waited for as long as any packet may; whether there was such.

@@ -329,7 +329,7 @@ impl PortState {
                     return Ok(Step::Map);
                 }
                 pools.choice.count(way);
-                terms.spend(1 + packet.len() / Size::Large.bytes());
+                terms.spend(Pools::private_buffers(packet.len()));
                 self.copy(place, finish, pools)
             }
             _ => self.copy(place, finish, pools),
@@ -344,7 +344,9 @@ impl PortState {
         pools: &mut Pools,
     ) -> Result<Step, DropReason> {
         let Some(packet) = self.queue.get(place) else { return Ok(Step::Nothing) };
-        if !self.may_hold(Size::Large, pools) {
+        let count = Pools::private_buffers(packet.len());
+        let left = pools.buffers.free(Size::Large).checked_sub(count);
+        if !self.may_hold(Size::Large, count, left.ok_or(DropReason::Exhausted)?) {
             return Err(DropReason::QueueFull);
         }
         let private = pools.privatise(packet).ok_or(DropReason::Exhausted)?;

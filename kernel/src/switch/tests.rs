@@ -17,7 +17,9 @@ use super::*;
 use crate::MAX_PRIVATE_COPIES;
 use crate::memory::testing::{Guests, pools};
 use crate::memory::{Buffer, Size};
-use crate::packet::{Checksum, Fragment, Linear, MAX_FRAGMENTS, MacAddress, checksum};
+use crate::packet::{
+    Checksum, Fragment, Linear, MAX_FRAGMENTS, MacAddress, Meta, Version, checksum,
+};
 use crate::pages::{Claim, ShardId};
 
 const PACKETS: usize = 400;
@@ -201,12 +203,17 @@ impl World {
 
     /// A packet all in our memory.
     fn private(&mut self, frame: &[u8]) -> Box<Packet> {
+        let (frame, rest) = frame.split_at(frame.len().min(2000));
         let size = if frame.len() > 200 { Size::Large } else { Size::Small };
         let mut buffer = self.pools.buffers.take(size).unwrap();
         let cell = self.pools.buffers.bytes_mut(&mut buffer).unwrap();
         cell[20..20 + frame.len()].copy_from_slice(frame);
         let mut packet = self.pools.take().unwrap();
         packet.linear = Some(Linear { buffer, offset: 20, len: frame.len() as u16 });
+        for bytes in rest.chunks(2000) {
+            let fragment = Fragment::own(self.buffer(bytes), 0, bytes.len() as u16);
+            packet.fragments.push(fragment).unwrap();
+        }
         packet
     }
 
@@ -1014,10 +1021,10 @@ fn o8_what_cannot_be_copied_is_dropped_after_a_hundred_milliseconds() {
         let mut taken = Vec::new();
         match reason {
             DropReason::CopyFailed => world.guests.revoke(DomainId(0), GrantRef(first + 1)),
-            // One buffer is left for two packets, or two buffers of which the second
+            // One buffer is left for two packets, or three of which the second taken
             // would be more than is left.
             DropReason::Exhausted | DropReason::QueueFull => {
-                let left = if reason == DropReason::Exhausted { 1 } else { 2 };
+                let left = if reason == DropReason::Exhausted { 1 } else { 3 };
                 taken.extend((left..200).filter_map(|_| world.pools.buffers.take(Size::Large)));
             }
             _ => {}
@@ -1048,10 +1055,14 @@ fn o8_what_cannot_be_copied_is_dropped_after_a_hundred_milliseconds() {
 /// share of them for the others, and for a device to receive into.
 #[test]
 fn o9_ports_that_do_not_get_on_leave_buffers_for_the_others() {
-    for (size, len, cells) in [(Size::Small, 60, 32), (Size::Large, 1000, 40)] {
+    for (size, len, cells) in
+        [(Size::Small, 60, 32), (Size::Large, 1000, 40), (Size::Large, 8000, 40)]
+    {
         for lent in [false, true] {
             let mut world = World::with_pools(pools(PACKETS, 2, 20, 64));
-            let [from, stalled @ .., to] = world.joined::<5>();
+            let config = |guest| PortConfig { mtu: 9000, ..config(Some(guest_mac(guest))) };
+            let [from, stalled @ .., to] =
+                [0, 1, 2, 3, 4].map(|guest| world.join("xenbr0", config(guest)));
             for port in stalled {
                 world.far(port).budget = 0;
             }
@@ -1077,6 +1088,50 @@ fn o9_ports_that_do_not_get_on_leave_buffers_for_the_others() {
             }
         }
     }
+}
+
+/// A TCP segment over IPv6 that is still to be cut, with tags, and so many bytes of destination
+/// options (RFC 8200, section 4.6) before its TCP header.
+fn uncut(tags: &[(u16, u16)], options: usize) -> (Vec<u8>, Gso) {
+    let builder = etherparse::PacketBuilder::ethernet2(guest_mac(0), BROADCAST);
+    let builder = builder.ipv6([1; 16], [2; 16], 9).tcp(1, 2, 3, 4).ack(5);
+    let mut frame = Vec::new();
+    builder.options_raw(&[1; 4]).unwrap().write(&mut frame, &[7; 330]).unwrap();
+    if options > 0 {
+        let mut extension = vec![0; options];
+        extension[..2]
+            .copy_from_slice(&[mem::replace(&mut frame[20], 60), (options / 8 - 1) as u8]);
+        frame.splice(54..54, extension);
+        let len = frame.len() as u16 - 54;
+        frame[18..20].copy_from_slice(&len.to_be_bytes());
+    }
+    let tags = tags.iter().flat_map(|(kind, control)| [kind.to_be_bytes(), control.to_be_bytes()]);
+    frame.splice(12..12, tags.flatten().collect::<Vec<_>>());
+    let gso = Gso::check(&frame, frame.len(), Version::V6, 100);
+    (frame, gso.unwrap().unwrap())
+}
+
+/// Of a packet that is cut nothing follows a segment for which there is no room, and every
+/// segment is counted.
+#[test]
+fn segments_behind_a_refused_one_are_lost_with_it() {
+    let mut world = World::new();
+    let [a] = world.joined();
+    let (bytes, gso) = uncut(&[], 0);
+    let segments = Segments::new(gso, bytes.len());
+    assert_eq!(segments.count(), 4);
+    let len = |number| segments.headers() + segments.payload(number).len();
+    // The third has no room, in which the last would fit.
+    let queue = QueueLimits { packets: 9, bytes: len(0) + len(1) + len(3), wait: WAIT };
+    let b = world.join("xenbr0", PortConfig { queue, ..config(Some(guest_mac(1))) });
+    let mut packet = world.private(&bytes);
+    packet.meta = Meta { checksum: Checksum::Partial, gso: Some(gso), hash: None };
+    world.forward(a, packet);
+    world.flush();
+    let got = world.got(b);
+    assert_eq!(got.iter().map(Vec::len).collect::<Vec<_>>(), [len(0), len(1)]);
+    assert_eq!(world.counters(b)[DropReason::QueueFull], 2);
+    world.end();
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Bridges with VLANs: who gets which frames, and in which form.
 
 use super::*;
-use crate::packet::{Meta, Version};
 
 /// A frame with these tags' types and contents between its addresses and its type.
 fn tagged(destination: [u8; 6], source: [u8; 6], tags: &[(u16, u16)], len: usize) -> Vec<u8> {
@@ -387,27 +386,6 @@ fn a_checksum_is_found_behind_the_new_tag() {
         }
     }
     world.end();
-}
-
-/// A TCP segment over IPv6 that is still to be cut, with tags, and so many bytes of destination
-/// options (RFC 8200, section 4.6) before its TCP header.
-fn uncut(tags: &[(u16, u16)], options: usize) -> (Vec<u8>, Gso) {
-    let builder = etherparse::PacketBuilder::ethernet2(guest_mac(0), BROADCAST);
-    let builder = builder.ipv6([1; 16], [2; 16], 9).tcp(1, 2, 3, 4).ack(5);
-    let mut frame = Vec::new();
-    builder.options_raw(&[1; 4]).unwrap().write(&mut frame, &[7; 330]).unwrap();
-    if options > 0 {
-        let mut extension = vec![0; options];
-        extension[..2]
-            .copy_from_slice(&[mem::replace(&mut frame[20], 60), (options / 8 - 1) as u8]);
-        frame.splice(54..54, extension);
-        let len = frame.len() as u16 - 54;
-        frame[18..20].copy_from_slice(&len.to_be_bytes());
-    }
-    let tags = tags.iter().flat_map(|(kind, control)| [kind.to_be_bytes(), control.to_be_bytes()]);
-    frame.splice(12..12, tags.flatten().collect::<Vec<_>>());
-    let gso = Gso::check(&frame, frame.len(), Version::V6, 100);
-    (frame, gso.unwrap().unwrap())
 }
 
 /// Segments are cut behind a tag that was put on, or taken off, with as many as they have
