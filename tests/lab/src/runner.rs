@@ -30,28 +30,29 @@ pub fn select(names: &[&str]) -> Result<Vec<&'static Scenario>> {
 /// Runs scenarios, as many as possible in one boot. Fails if one failed.
 pub fn run(selected: &[&Scenario], backend: &Backend) -> Result<()> {
     let mut world = None;
-    let mut failed = 0;
+    let mut failures = Vec::new();
     for scenario in selected {
         if scenario.alone {
             world = None;
         }
-        if !run_one(scenario, backend, &mut world) {
-            failed += 1;
+        if let Err(error) = run_one(scenario, backend, &mut world) {
+            failures.push(format!("{}: {error:#}", scenario.name));
         }
         if scenario.alone {
             world = None;
         }
     }
-    println!("{} passed, {failed} failed", selected.len() - failed);
-    if failed > 0 {
-        bail!("{failed} scenarios failed");
+    println!("{} passed, {} failed", selected.len() - failures.len(), failures.len());
+    if !failures.is_empty() {
+        // Once more, where whoever has only the last lines sees them.
+        bail!("scenarios failed\n{}", failures.join("\n"));
     }
     Ok(())
 }
 
 /// Runs one scenario in `world`, or a new one where there is none. After a failure
 /// there is none again: the next scenario must not suffer from it.
-fn run_one(scenario: &Scenario, backend: &Backend, world: &mut Option<World>) -> bool {
+fn run_one(scenario: &Scenario, backend: &Backend, world: &mut Option<World>) -> Result<()> {
     let name = scenario.name;
     let mut emulator_failures = 0;
     loop {
@@ -59,7 +60,7 @@ fn run_one(scenario: &Scenario, backend: &Backend, world: &mut Option<World>) ->
         match attempt(scenario, backend, world) {
             Ok(figures) => {
                 println!("ok      {name}: {figures} ({:.1} s)", start.elapsed().as_secs_f32());
-                return true;
+                return Ok(());
             }
             Err(error) => {
                 let world = world.take();
@@ -79,7 +80,7 @@ fn run_one(scenario: &Scenario, backend: &Backend, world: &mut Option<World>) ->
                         world.lab().run_dir().display()
                     );
                 }
-                return false;
+                return Err(error);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::measure::{iperf, ping as ping_between, transfer_between};
 use crate::agent::pktgen::Report;
@@ -89,8 +89,8 @@ pub(super) fn pktgen(world: &mut World) -> Result<String> {
     ))
 }
 
-/// How many packets for a guest Causeway says that it has dropped; `None` where Linux is in
-/// its place.
+/// How many packets for a guest are known to be dropped, by Causeway or by the guest where a
+/// program of it did not get on; `None` where Linux is in Causeway's place.
 pub(super) fn dropped(world: &World, to: &Peer) -> Result<Option<u64>> {
     if matches!(world.backend(), Backend::Linux(_)) {
         return Ok(None);
@@ -98,8 +98,19 @@ pub(super) fn dropped(world: &World, to: &Peer) -> Result<Option<u64>> {
     let counters = world.counters()?;
     let port = format!("xenbr0 vif{}.0", world.domain_id(to.agent.name())?);
     let reasons = ["no-carrier", "queue-full", "exhausted", "undelivered", "expired"];
-    let counts = reasons.map(|reason| counters.get(&port, reason).unwrap_or(0));
-    Ok(Some(counts.iter().sum()))
+    let ours: u64 = reasons.iter().map(|reason| counters.get(&port, reason).unwrap_or(0)).sum();
+    let theirs = full_sockets(&to.agent.run("cat /proc/net/snmp", 20)?)
+        .context("the guest does not say what its sockets had no room for")?;
+    Ok(Some(ours + theirs))
+}
+
+/// How many datagrams found a socket full, of what /proc/net/snmp says: a line of names, and
+/// one of values.
+fn full_sockets(snmp: &str) -> Option<u64> {
+    let mut udp = snmp.lines().filter(|line| line.starts_with("Udp:"));
+    let (names, values) = (udp.next()?, udp.next()?);
+    let mut counts = names.split_whitespace().zip(values.split_whitespace());
+    counts.find(|(name, _)| *name == "RcvbufErrors")?.1.parse().ok()
 }
 
 /// Packets of all sizes, in a number of fragments behind the headers. Queues are
@@ -151,4 +162,17 @@ pub(super) fn pvh_guest(world: &mut World) -> Result<String> {
     let there = transfer_between(&p.agent, &a.agent, a.ip, 16)?.mbit_per_second();
     let back = transfer_between(&a.agent, &p.agent, p.ip, 16)?.mbit_per_second();
     Ok(format!("round trip {round_trip:.2} ms, 16 MiB each way, {there:.0} and {back:.0} Mbit/s"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_sockets_are_counted() {
+        let snmp = "Tcp: InErrs\nTcp: 7\nUdp: InDatagrams RcvbufErrors InCsumErrors\nUdp: 9 5 3\n\
+                    UdpLite: InDatagrams RcvbufErrors\nUdpLite: 1 2\n";
+        assert_eq!(full_sockets(snmp), Some(5));
+        assert_eq!(full_sockets("Udp: InDatagrams\nUdp: 9\n"), None);
+    }
 }
