@@ -71,6 +71,8 @@ pub fn linux_driver_domain(virt: Virt) -> Result<String> {
             ("memory", "256"),
             ("cpus", "'1'"),
             ("pci", &format!("['{NIC_ADDRESS}']")),
+            // As Causeway has it.
+            ("tsc_mode", "'native'"),
             ("channel", "[]"),
         ],
     );

@@ -16,7 +16,11 @@ use crate::world::{World, bring_up, gone};
 const TIMES: u32 = 20;
 
 /// A guest that is destroyed has to be created before, which takes the emulator a while.
-const DEATHS: u32 = 8;
+const DEATHS: u32 = 4;
+
+/// What a vif carries when it goes: something at any time, but not so much that the
+/// toolstack gets no time to run.
+const PING: &str = "exec ping -i 0.01 -s 1400";
 
 /// How long Xen and the toolstack may take to clean up.
 pub(super) const SETTLE: Duration = Duration::from_secs(30);
@@ -46,7 +50,7 @@ fn reattach_times(world: &mut World, times: u32) -> Result<String> {
     for _ in 0..times {
         world.attach("c", MAC, "xenbr0")?;
         bring_up(&c.agent, "eth1", IP)?;
-        let mut traffic = c.agent.start("exec ping -A -s 1400 192.168.8.2", 120)?;
+        let mut traffic = c.agent.start(&format!("{PING} 192.168.8.2"), 120)?;
         traffic.wait_line("seq=5")?;
         world.detach("c", 1)?;
         gone(&c.agent, "eth1")?;
@@ -62,7 +66,7 @@ pub(super) fn destroy(world: &mut World) -> Result<String> {
 }
 
 pub(super) fn destroy_often(world: &mut World) -> Result<String> {
-    destroy_times(world, 5 * DEATHS)
+    destroy_times(world, 10 * DEATHS)
 }
 
 fn destroy_times(world: &mut World, times: u32) -> Result<String> {
@@ -72,7 +76,7 @@ fn destroy_times(world: &mut World, times: u32) -> Result<String> {
     let stream = Stream::start(&a, &b)?;
     for _ in 0..times {
         let d = world.peer("d", GuestKind::Pv)?;
-        let mut traffic = d.agent.start(&format!("exec ping -A -s 1400 {}", b.ip), 120)?;
+        let mut traffic = d.agent.start(&format!("{PING} {}", b.ip), 120)?;
         traffic.wait_line("seq=5")?;
         world.forget("d");
         world.destroy("d")?;
