@@ -42,7 +42,7 @@ pub(super) fn reattach_often(world: &mut World) -> Result<String> {
 
 fn reattach_times(world: &mut World, times: u32) -> Result<String> {
     let (a, b) = world.pair()?;
-    let c = world.peer("c", GuestKind::Pv)?;
+    let c = world.peer("c", GuestKind::PvLarge)?;
     world.allow_on_the_wire(MAC);
     let before = Snapshot::take(world.lab())?;
     let stream = Stream::start(&a, &b)?;
