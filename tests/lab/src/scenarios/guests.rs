@@ -99,18 +99,19 @@ pub(super) fn dropped(world: &World, to: &Peer) -> Result<Option<u64>> {
     let port = format!("xenbr0 vif{}.0", world.domain_id(to.agent.name())?);
     let reasons = ["no-carrier", "queue-full", "exhausted", "undelivered", "expired"];
     let ours: u64 = reasons.iter().map(|reason| counters.get(&port, reason).unwrap_or(0)).sum();
-    let theirs = full_sockets(&to.agent.run("cat /proc/net/snmp", 20)?)
+    let theirs = without_room(&to.agent.run("cat /proc/net/snmp", 20)?)
         .context("the guest does not say what its sockets had no room for")?;
     Ok(Some(ours + theirs))
 }
 
-/// How many datagrams found a socket full, of what /proc/net/snmp says: a line of names, and
-/// one of values.
-fn full_sockets(snmp: &str) -> Option<u64> {
+/// How many datagrams found their socket full, or all sockets' memory used up, of what
+/// /proc/net/snmp says: a line of names, and one of values.
+fn without_room(snmp: &str) -> Option<u64> {
     let mut udp = snmp.lines().filter(|line| line.starts_with("Udp:"));
     let (names, values) = (udp.next()?, udp.next()?);
-    let mut counts = names.split_whitespace().zip(values.split_whitespace());
-    counts.find(|(name, _)| *name == "RcvbufErrors")?.1.parse().ok()
+    let counts = || names.split_whitespace().zip(values.split_whitespace());
+    let count = |of| counts().find(|(name, _)| *name == of)?.1.parse::<u64>().ok();
+    Some(count("RcvbufErrors")? + count("MemErrors")?)
 }
 
 /// Packets of all sizes, in a number of fragments behind the headers. Queues are
@@ -169,10 +170,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn full_sockets_are_counted() {
-        let snmp = "Tcp: InErrs\nTcp: 7\nUdp: InDatagrams RcvbufErrors InCsumErrors\nUdp: 9 5 3\n\
-                    UdpLite: InDatagrams RcvbufErrors\nUdpLite: 1 2\n";
-        assert_eq!(full_sockets(snmp), Some(5));
-        assert_eq!(full_sockets("Udp: InDatagrams\nUdp: 9\n"), None);
+    fn datagrams_without_room_are_counted() {
+        let snmp = "Tcp: InErrs\nTcp: 7\n\
+                    Udp: InDatagrams RcvbufErrors InCsumErrors MemErrors\nUdp: 9 5 3 4\n\
+                    UdpLite: InDatagrams RcvbufErrors MemErrors\nUdpLite: 1 2 6\n";
+        assert_eq!(without_room(snmp), Some(9));
+        assert_eq!(without_room("Udp: InDatagrams RcvbufErrors\nUdp: 9 5\n"), None);
     }
 }
