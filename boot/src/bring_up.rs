@@ -33,10 +33,8 @@ unsafe extern "C" {
 
 /// A domain that is up, for its parts to be made from.
 pub struct Platform {
-    /// The hypervisor.
-    pub xen: Xen,
-    /// Time.
-    pub clock: Clock,
+    /// The hypervisor, as each vCPU reaches it, the first first.
+    pub vcpus: Vec<Xen>,
     /// RAM for packets and devices.
     pub ram: Ram,
     /// How many packets can be on their way at once.
@@ -65,8 +63,6 @@ pub struct Ports {
     pub console: EventPort,
     /// xenstored's.
     pub store: EventPort,
-    /// The timer's.
-    pub timer: EventPort,
 }
 
 /// Why the domain cannot start.
@@ -132,37 +128,38 @@ pub fn bring_up(start_info: u32, entered: u64) -> Result<Platform, Error> {
     let frame = window.take().ok_or(Error::TooLittleMemory)?;
     hypercall("shared information", hypercall::map_shared_info(&frame))?;
     let shared_info = page_at(frame.address()).ok_or(Error::TooLittleMemory)?;
-    // SAFETY: mapped for good: the frame is never given back.
-    let clock = unsafe { Clock::new(shared_info) };
-    let xen = Xen::new(clock);
+    let vcpus: Vec<_> = (0..hypercall::vcpus())
+        .filter_map(|vcpu| {
+            // SAFETY: mapped for good: the frame is never given back.
+            let clock = unsafe { Clock::new(shared_info, vcpu) };
+            Some(Xen::new(clock?, vcpu))
+        })
+        .collect();
+    let [xen, ..] = vcpus[..] else { return Err(Error::NotXen) };
 
     let (page, console) = channel("console", HVM_PARAM_CONSOLE_PFN, HVM_PARAM_CONSOLE_EVTCHN)?;
-    console::start(xen, clock.at(entered), Console::new(page), console);
+    console::start(xen, xen.clock().at(entered), Console::new(page), console);
     let (store_page, store) = channel("XenStore", HVM_PARAM_STORE_PFN, HVM_PARAM_STORE_EVTCHN)?;
 
     let lapic = apic::enable(interrupts::SPURIOUS_VECTOR);
-    let vector = if hypercall::apic_is_virtual() {
-        hypercall::set_apic_upcall_vector(interrupts::APIC_UPCALL_VECTOR)
-    } else {
-        // There its end would be an exit for each upcall (NETBACK-SPEC H-15).
-        hypercall::set_upcall_vector(interrupts::UPCALL_VECTOR)
-    };
-    hypercall("upcall vector", vector)?;
-    // SAFETY: the shared information page, mapped for good.
-    events::start(unsafe { Upcalls::new(shared_info) });
+    take_upcalls(0)?;
+    for vcpu in 0..vcpus.len() as u32 {
+        // SAFETY: the shared information page, mapped for good.
+        if let Some(upcalls) = unsafe { Upcalls::new(shared_info, vcpu) } {
+            events::start(vcpu, upcalls);
+        }
+    }
     let cycles = cpu::memory_read_cycles();
     if cycles > UNCACHED_READ {
         log::warn!("a memory read takes {cycles} cycles: memory looks uncached");
     }
 
-    let timer = hypercall("timer", hypercall::bind_timer())?;
-    let ports = Ports { console, store, timer };
-    for port in [console, store, timer] {
+    let ports = Ports { console, store };
+    for port in [console, store] {
         hypercall("event channel", hypercall::unmask(port))?;
     }
     Ok(Platform {
-        xen,
-        clock,
+        vcpus,
         ram,
         packets,
         window,
@@ -174,6 +171,17 @@ pub fn bring_up(start_info: u32, entered: u64) -> Result<Platform, Error> {
         memory: layout.ram_end,
         entered,
     })
+}
+
+/// Has a vCPU, on itself, take the upcalls of its events; its local APIC is on.
+pub fn take_upcalls(vcpu: u32) -> Result<(), Error> {
+    let vector = if hypercall::apic_is_virtual() {
+        hypercall::set_apic_upcall_vector(vcpu, interrupts::APIC_UPCALL_VECTOR)
+    } else {
+        // There its end would be an exit for each upcall (NETBACK-SPEC H-15).
+        hypercall::set_upcall_vector(interrupts::UPCALL_VECTOR)
+    };
+    hypercall("upcall vector", vector)
 }
 
 /// The page and the event channel that the toolstack set up for a service, by

@@ -1,25 +1,28 @@
 //! The domain at work: its parts, and the loop that turns them.
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use drivers::control::Control;
+use drivers::fabric::Fabric;
 use drivers::network::Network;
 use drivers::nic::{Cause, Nic, Status};
 use drivers::report::Report;
-use drivers::turn::{Next, turn};
+use drivers::turn::{DataPlane, Next, turn};
 use kernel::arch::cpu;
 use kernel::command_line::CommandLine;
 use kernel::memory::{Buffers, DmaPages, Ram, heap};
 use kernel::pages::choice::{Mode, UnknownMode};
 use kernel::switch::{BridgeName, Switches};
 use kernel::{Limits, Pools, console, events, switch};
-use xen::event::EventPort;
 use xen::hypercall::{self, Shutdown, Xen};
-use xen::time::Clock;
 use xen::{Hypervisor, Instant};
 
 use crate::bring_up::{Platform, Ports};
 use crate::nic::{self, Driver};
+use crate::rest::Rest;
+use crate::secondary::{self, Secondary, Shared};
 
 /// The bridge that the NIC is the uplink of, unless `uplink=` names another.
 const UPLINK: &str = "xenbr0";
@@ -36,23 +39,23 @@ const STOP_PATIENCE: Duration = Duration::from_millis(500);
 /// Everything there is.
 pub struct Domain {
     xen: Xen,
-    clock: Clock,
     ports: Ports,
     control: Control,
-    network: Network<Xen, Driver>,
-    /// When the timer is set to.
-    timer: Option<Instant>,
+    /// The networks of all vCPUs.
+    fabric: Fabric<Xen, Shared>,
+    /// That of the first one, which has the NIC.
+    network: Shared,
+    rest: Rest,
     entered: Instant,
     memory: u64,
     ready: bool,
 }
 
 impl Domain {
-    /// Puts the parts together on a platform that is up.
+    /// Puts the parts together on a platform that is up, and has the other vCPUs begin.
     pub fn new(platform: Platform) -> Self {
         let Platform {
-            xen,
-            clock,
+            vcpus,
             mut ram,
             packets,
             window,
@@ -61,36 +64,51 @@ impl Domain {
             lapic,
             reserved,
             command_line,
-            ..
+            memory,
+            entered,
         } = platform;
-        let now = clock.now();
+        let xen = vcpus[0];
         let mut pages = DmaPages::new(cut(&mut ram, DMA_PAGES));
-        let small = ram.pages() / 8;
-        let buffers = Buffers::new(cut(&mut ram, small), ram);
-        let map = map_mode(&command_line);
-        let pools = Pools::new(buffers, window, Limits { packets, copies: COPIES, map });
-        let switches = Switches::new(SWITCHES, [cpu::random(), cpu::random()]);
-        let mut network = Network::new(xen, pools, switches);
-        if let Some(nic) = nic::find(&reserved, lapic, &mut pages) {
-            let bridge = command_line.value("uplink").unwrap_or(UPLINK);
-            match bridge.parse::<BridgeName>() {
-                Ok(name) => {
-                    if let Err(error) = network.set_uplink(nic, &name, now) {
-                        log::error!("{bridge}: {error}");
-                    }
-                }
-                Err(error) => log::error!("uplink={bridge}: {error}"),
+        let stacks: Vec<_> = vcpus[1..].iter().map(|_| cut(&mut ram, secondary::STACK)).collect();
+        let limits =
+            Limits { packets: packets / vcpus.len(), copies: COPIES, map: map_mode(&command_line) };
+        let seed = [cpu::random(), cpu::random()];
+        let share = ram.pages() / vcpus.len();
+        let windows = window.split(vcpus.len());
+        let (mut networks, mut rests) = (Vec::new(), Vec::new());
+        for (xen, window) in vcpus.iter().copied().zip(windows) {
+            let mut large = cut(&mut ram, share);
+            let small = cut(&mut large, share / 8);
+            let pools = Pools::new(Buffers::new(small, large), window, limits);
+            let rest = Rest::new(xen).unwrap_or_else(|error| panic!("vcpu{}: {error}", xen.vcpu()));
+            let network = Network::new(xen, pools, Switches::new(SWITCHES, seed));
+            networks.push((network, rest.bell()));
+            rests.push(rest);
+        }
+        let uplink = nic::find(&reserved, lapic, &mut pages)
+            .and_then(|nic| set_uplink(&mut networks[0].0, nic, &command_line, xen.now()));
+        let share = |network| &*Box::leak(Box::new(network));
+        let fabric = Fabric::new(xen, networks, uplink.as_ref(), share)
+            .unwrap_or_else(|error| panic!("several vCPUs: {error}"));
+        let mut rests = rests.into_iter();
+        let rest = rests.next().unwrap_or_else(|| panic!("no vCPU"));
+        for (((xen, network), rest), stack) in
+            vcpus.iter().zip(fabric.networks()).skip(1).zip(rests).zip(stacks)
+        {
+            let secondary = Secondary { xen: *xen, network, rest };
+            if let Err(error) = secondary.start(stack) {
+                panic!("vcpu{} does not start: {error}", xen.vcpu());
             }
         }
         Self {
             xen,
-            clock,
             ports,
             control: Control::new(store),
-            network,
-            timer: None,
-            entered: clock.at(platform.entered),
-            memory: platform.memory,
+            network: fabric.networks()[0],
+            fabric,
+            rest,
+            entered: xen.clock().at(entered),
+            memory,
             ready: false,
         }
     }
@@ -100,34 +118,39 @@ impl Domain {
     pub fn run(mut self) -> ! {
         cpu::enable_interrupts();
         loop {
-            events::take_ports(|port| self.event(port));
-            let devices = events::take_devices();
-            for (number, cause) in [Cause::Queues, Cause::Other].into_iter().enumerate() {
-                if devices & 1 << number != 0 {
-                    self.network.interrupt(cause);
-                }
-            }
-            let now = self.clock.now();
+            self.note();
+            let now = self.xen.now();
             let (xen, store) = (self.xen, self.ports.store);
-            let next = turn(&mut self.control, &mut self.network, now, || xen.notify(store));
+            let next = turn(&mut self.control, &mut self.fabric, now, || xen.notify(store));
             self.say_ready();
             match next {
                 Next::Again => {}
-                Next::Sleep(deadline) => self.sleep_until(deadline),
+                Next::Sleep(deadline) => self.rest.until(deadline),
                 Next::End(Shutdown::Crash) => panic!("the toolstack asked for a crash"),
                 Next::End(reason) => self.end(reason),
             }
         }
     }
 
-    fn event(&mut self, port: EventPort) {
-        if port == self.ports.console {
+    /// Takes note of events and interrupts.
+    fn note(&mut self) {
+        let mut console = false;
+        let mut network = self.network.lock();
+        events::take_ports(self.xen.vcpu(), |port| match port {
+            port if port == self.ports.console => console = true,
+            port if self.rest.event(port) => {}
+            port => network.event(port),
+        });
+        let devices = events::take_devices(self.xen.vcpu());
+        for (number, cause) in [Cause::Queues, Cause::Other].into_iter().enumerate() {
+            if devices & 1 << number != 0 {
+                network.interrupt(cause);
+            }
+        }
+        drop(network);
+        if console {
             console::flush();
             self.answer();
-        } else if port == self.ports.timer {
-            self.timer = None;
-        } else {
-            self.network.event(port);
         }
     }
 
@@ -137,20 +160,26 @@ impl Domain {
         let mut typed = [0; 1024];
         let len = console::read(&mut typed);
         if typed[..len].iter().any(|byte| matches!(byte, b'\r' | b'\n')) {
+            for (vcpu, network) in self.fabric.networks().iter().enumerate() {
+                if vcpu > 0 {
+                    console::print(format_args!("vcpu{vcpu}:\n"));
+                }
+                console::print(format_args!("{}", Report(&*network.lock())));
+            }
             let (used, size) = heap::usage();
-            let report = Report(&self.network);
-            console::print(format_args!("{report}heap: {used} of {size} bytes\n"));
+            console::print(format_args!("heap: {used} of {size} bytes\n"));
         }
     }
 
     /// Takes the NIC down, for as long as that is worth waiting for, and ends.
     fn end(&mut self, reason: Shutdown) -> ! {
-        let started = self.clock.now();
-        self.network.stop(started);
+        let mut network = self.network.lock();
+        let started = self.xen.now();
+        network.stop(started);
         loop {
-            let now = self.clock.now();
-            self.network.poll(now);
-            if self.network.is_stopped() || now.since(started) > STOP_PATIENCE {
+            let now = self.xen.now();
+            network.poll(now);
+            if network.is_stopped() || now.since(started) > STOP_PATIENCE {
                 break;
             }
         }
@@ -158,31 +187,21 @@ impl Domain {
         hypercall::shutdown(reason)
     }
 
-    /// Sleeps until something happens, at the latest at `deadline`.
-    fn sleep_until(&mut self, deadline: Option<Instant>) {
-        if let Some(deadline) = deadline
-            && self.timer.is_none_or(|timer| deadline < timer)
-        {
-            // A moment in the past raises the event at once.
-            match hypercall::set_timer(0, deadline) {
-                Ok(()) => self.timer = Some(deadline),
-                Err(error) => log::error!("timer: {error}"),
-            }
-        }
-        cpu::sleep_unless(events::any);
-    }
-
     /// Says once that the domain serves, and with what.
     fn say_ready(&mut self) {
-        let uplink = self.network.uplink();
-        if self.ready || uplink.is_some_and(|(status, _)| status == Status::Changing) {
+        if self.ready {
+            return;
+        }
+        let network = self.network.lock();
+        let uplink = network.uplink();
+        if uplink.is_some_and(|(status, _)| status == Status::Changing) {
             return;
         }
         self.ready = true;
         let version = env!("CARGO_PKG_VERSION");
-        let micros = self.clock.now().since(self.entered).as_micros();
+        let micros = self.xen.now().since(self.entered).as_micros();
         let memory = self.memory >> 20;
-        match (uplink, self.network.nic()) {
+        match (uplink, network.nic()) {
             (Some((Status::Running, link)), Some(nic)) => log::info!(
                 "{version} ready {micros} us after entry: {memory} MiB, NIC {}, link {link}",
                 nic.mac()
@@ -191,6 +210,30 @@ impl Domain {
                 let nic = if uplink.is_some() { "the NIC failed" } else { "no NIC" };
                 log::info!("{version} ready {micros} us after entry: {memory} MiB, {nic}");
             }
+        }
+    }
+}
+
+/// Makes the NIC the uplink of the bridge that `uplink=` names; which that is.
+fn set_uplink(
+    network: &mut Network<Xen, Driver>,
+    nic: Driver,
+    command_line: &CommandLine,
+    now: Instant,
+) -> Option<BridgeName> {
+    let bridge = command_line.value("uplink").unwrap_or(UPLINK);
+    let name = match bridge.parse::<BridgeName>() {
+        Ok(name) => name,
+        Err(error) => {
+            log::error!("uplink={bridge}: {error}");
+            return None;
+        }
+    };
+    match network.set_uplink(nic, &name, now) {
+        Ok(()) => Some(name),
+        Err(error) => {
+            log::error!("{bridge}: {error}");
+            None
         }
     }
 }

@@ -10,6 +10,8 @@ mod config;
 mod domain;
 mod entry;
 mod nic;
+mod rest;
+mod secondary;
 mod start_info;
 
 use core::panic::PanicInfo;

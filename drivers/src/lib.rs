@@ -6,6 +6,7 @@
 extern crate alloc;
 
 pub mod control;
+pub mod fabric;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod lldp;

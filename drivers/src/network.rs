@@ -4,6 +4,7 @@
 //! destinations send what they got, and answers the requests whose pages came
 //! home. Nothing here waits, and every pass is bounded.
 
+mod links;
 mod slow_path;
 
 use alloc::collections::{BTreeMap, VecDeque};
@@ -13,12 +14,13 @@ use core::time::Duration;
 
 use kernel::Pools;
 use kernel::defect::{self, Defect};
+use kernel::link::BridgeNumber;
 use kernel::memory;
 use kernel::packet::{Batch, aggregate};
 use kernel::pages::ShardId;
 use kernel::switch::{
-    BadName, BridgeName, JoinError, MAX_WAIT, Port, PortConfig, PortId, Ports, QueueLimits,
-    Switches,
+    BadName, BridgeName, JoinError, MAX_WAIT, Port, PortConfig, PortId, PortKind, Ports,
+    QueueLimits, Switches, Vcpu, Vcpus,
 };
 use xen::event::EventPort;
 use xen::{Hypervisor, Instant};
@@ -31,7 +33,11 @@ use crate::netback::{
     Carrier, ConnectRequest, Options, Progress, Rate, Urgency, VifConfig, VifHost, VifId,
 };
 use crate::nic::{self, Cause, Link, Nic, Status};
+use crate::turn::DataPlane;
+use links::{LinkEnd, Station};
 use slow_path::{Notices, SlowPath};
+
+pub use links::LinkError;
 
 /// Bytes of heap that have to be there for another vif. It and a bridge of its own take
 /// less than half, be it in one piece or in all; what is left is for what the control plane
@@ -71,8 +77,8 @@ pub struct Network<H: Hypervisor, N: Nic> {
     names: BTreeMap<VifId, usize>,
     /// By the event channel's port, the vif's place and what the event is about.
     events: BTreeMap<EventPort, (usize, Signal)>,
-    /// By the lent pages' shard, the vif's place and the queue.
-    shards: BTreeMap<ShardId, (usize, usize)>,
+    /// By the lent pages' shard, who lends them.
+    shards: BTreeMap<ShardId, Lender>,
     /// What vifs had left to send that were limited and are not connected now.
     credits: BTreeMap<VifId, Credit>,
     /// Places of vifs that may have requests, each at most once.
@@ -86,6 +92,17 @@ pub struct Network<H: Hypervisor, N: Nic> {
     news: bool,
     batch: Batch,
     slow_path: SlowPath,
+    /// Where the domain has other vCPUs, which this one is.
+    station: Option<Station>,
+}
+
+/// Who lends the pages of a shard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Lender {
+    /// The vif at a place, by one of its queues.
+    Vif(usize, usize),
+    /// Another vCPU, by the link at a place.
+    Link(usize),
 }
 
 /// What is behind the switches' ports.
@@ -93,9 +110,19 @@ pub struct Network<H: Hypervisor, N: Nic> {
 struct Endpoints<H: Hypervisor, N: Nic> {
     vifs: Vec<Option<Attached<H>>>,
     uplink: Option<Uplink<N>>,
-    ports: BTreeMap<PortId, usize>,
+    links: Vec<LinkEnd>,
+    ports: BTreeMap<PortId, Behind>,
     /// Places of vifs that were asked to send since this was last looked at.
     asked: Vec<usize>,
+}
+
+/// What is behind a port that is not the uplink's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Behind {
+    /// The vif at a place.
+    Vif(usize),
+    /// A bridge of the vCPU that the link at a place leads to.
+    Link(usize, BridgeNumber),
 }
 
 #[derive(Debug)]
@@ -135,7 +162,10 @@ impl<H: Hypervisor, N: Nic> Ports for Endpoints<H, N> {
         if let Some(uplink) = self.uplink.as_mut().filter(|uplink| uplink.port == id) {
             return Some(&mut uplink.nic);
         }
-        let place = *self.ports.get(&id)?;
+        let place = match *self.ports.get(&id)? {
+            Behind::Vif(place) => place,
+            Behind::Link(link, bridge) => return Some(self.links.get_mut(link)?.port(bridge)),
+        };
         if self.asked.last() != Some(&place) {
             self.asked.push(place);
         }
@@ -151,6 +181,8 @@ pub enum PortName {
     Vif(VifId),
     /// The wire.
     Uplink,
+    /// Another vCPU.
+    Vcpu(Vcpu),
 }
 
 impl fmt::Display for PortName {
@@ -158,6 +190,7 @@ impl fmt::Display for PortName {
         match self {
             Self::Vif(id) => id.fmt(f),
             Self::Uplink => f.write_str("uplink"),
+            Self::Vcpu(number) => write!(f, "vcpu{number}"),
         }
     }
 }
@@ -196,6 +229,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             endpoints: Endpoints {
                 vifs: Vec::new(),
                 uplink: None,
+                links: Vec::new(),
                 ports: BTreeMap::new(),
                 asked: Vec::new(),
             },
@@ -209,6 +243,7 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
             news: false,
             batch: Batch::new(),
             slow_path: SlowPath::default(),
+            station: None,
         }
     }
 
@@ -225,7 +260,8 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         let config = PortConfig {
             address: None,
             addresses: UPLINK_ADDRESSES,
-            uplink: true,
+            kind: PortKind::Uplink,
+            floods: Vcpus::ALL,
             mtu: nic::MTU,
             tags: UPLINK_TAGS,
             vlans: None,
@@ -271,11 +307,12 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
 
     /// What is behind a port, in words.
     pub fn port_name(&self, port: PortId) -> PortName {
-        let place = self.endpoints.ports.get(&port);
-        match place.and_then(|&place| self.endpoints.vifs.get(place)?.as_ref()) {
-            Some(attached) => PortName::Vif(attached.id),
-            None => PortName::Uplink,
-        }
+        let Endpoints { vifs, links, ports, .. } = &self.endpoints;
+        let name = ports.get(&port).and_then(|behind| match *behind {
+            Behind::Vif(place) => Some(PortName::Vif(vifs.get(place)?.as_ref()?.id)),
+            Behind::Link(link, _) => Some(PortName::Vcpu(links.get(link)?.vcpu())),
+        });
+        name.unwrap_or(PortName::Uplink)
     }
 
     /// How long the page has been with us that a guest lent first of all that are.
@@ -306,9 +343,9 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         self.endpoints.vifs.iter().flatten().map(|attached| attached.vif.rings()).sum()
     }
 
-    /// How many event channels are bound to guests'.
-    pub fn event_channels(&self) -> usize {
-        self.events.len()
+    /// The event channels that are bound to guests'.
+    pub fn ports(&self) -> Vec<EventPort> {
+        self.events.keys().copied().collect()
     }
 
     /// Whether packets reach a vif's guest; `None` where it is not served.
@@ -345,32 +382,6 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         }
     }
 
-    /// Does one pass over all that is ready. Says whether there is more to do at
-    /// once, here or by the control plane.
-    pub fn poll(&mut self, now: Instant) -> bool {
-        self.watch_uplink(now);
-        self.look_at_vifs(now);
-        for _ in 0..self.ready.len() {
-            let Some(place) = self.ready.pop_front() else { break };
-            if self.receive(place, now) {
-                self.ready.push_back(place);
-            }
-        }
-        let wire = self.receive_from_wire(now);
-        self.switches.expire(&self.hypervisor, &mut self.pools, now);
-        self.flush(now);
-        let punted = self.poll_slow_path(now);
-        // What comes back comes with an interrupt, or when its wait is over.
-        let waiting = !self.ready.is_empty() && !is_short(&self.pools);
-        core::mem::take(&mut self.news) || wire || waiting || punted
-    }
-
-    /// When [`poll`](Self::poll) has to be called next, whatever happens.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        let nic = self.nic().and_then(Nic::deadline);
-        [self.switches.next_deadline(), self.look_at, nic].into_iter().flatten().min()
-    }
-
     /// Starts to take the NIC down, so that the device touches no memory of ours once
     /// the domain is gone.
     pub fn stop(&mut self, now: Instant) {
@@ -383,15 +394,6 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
     /// After [`stop`](Self::stop): whether the NIC is down, or will never be.
     pub fn is_stopped(&self) -> bool {
         self.uplink().is_none_or(|(status, _)| status != Status::Changing)
-    }
-
-    /// Whether something has to be looked at without pause: a NIC that is not up
-    /// yet, or has no interrupts.
-    pub fn is_polled(&self) -> bool {
-        self.endpoints.uplink.as_ref().is_some_and(|uplink| {
-            uplink.status == Status::Changing
-                || uplink.status == Status::Running && uplink.nic.is_polled()
-        })
     }
 
     fn watch_uplink(&mut self, now: Instant) {
@@ -517,11 +519,15 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         }
         self.pools.run_unmaps(&self.hypervisor);
         while let Some(shard) = self.pools.tracker.next_news() {
-            if let Some(&(place, queue)) = self.shards.get(&shard) {
-                if let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) {
-                    attached.vif.complete(queue, &mut self.pools);
+            match self.shards.get(&shard) {
+                Some(&Lender::Vif(place, queue)) => {
+                    if let Some(Some(attached)) = self.endpoints.vifs.get_mut(place) {
+                        attached.vif.complete(queue, &mut self.pools);
+                    }
+                    self.completed(place);
                 }
-                self.completed(place);
+                Some(&Lender::Link(link)) => self.endpoints.links[link].complete(&mut self.pools),
+                None => {}
             }
         }
     }
@@ -551,18 +557,18 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
         }
         self.tell(place);
     }
-}
 
-impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
-    type Refusal = Refusal;
-    type Fault = Violation;
-
-    fn admit(&mut self, _: VifId, config: &VifConfig) -> Result<(), Refusal> {
-        config.bridge.parse::<BridgeName>().map_err(Refusal::Bridge)?;
-        Ok(())
-    }
-
-    fn connect(&mut self, request: &ConnectRequest, now: Instant) -> Result<(), Refusal> {
+    /// Connects a vif, or the part of one whose queues are spread over several vCPUs: `floods`
+    /// are those by whose links it gets what goes to all ports.
+    ///
+    /// # Errors
+    /// As [`VifHost::connect`].
+    pub fn connect_part(
+        &mut self,
+        request: &ConnectRequest,
+        floods: Vcpus,
+        now: Instant,
+    ) -> Result<(), Refusal> {
         let ConnectRequest { vif: id, config, frontend } = request;
         let more = frontend.queues.len().saturating_sub(1);
         if !memory::heap_has(HEAP_FOR_A_VIF + more * HEAP_FOR_A_QUEUE) {
@@ -572,7 +578,8 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
         let port = PortConfig {
             address: Some(config.mac),
             addresses: GUEST_ADDRESSES,
-            uplink: false,
+            kind: PortKind::Guest,
+            floods,
             mtu: config.mtu.unwrap_or(MTU),
             tags: GUEST_TAGS,
             segmentation: frontend.segmentation(),
@@ -613,17 +620,31 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
         let events = attached.vif.events();
         self.events.extend(events.map(|(port, signal)| (port, (place, signal))));
         let shards = attached.vif.shards().enumerate();
-        self.shards.extend(shards.map(|(queue, shard)| (shard, (place, queue))));
+        self.shards.extend(shards.map(|(queue, shard)| (shard, Lender::Vif(place, queue))));
         // So that neither list grows while packets pass. A flush asks each of them at
         // most three times.
         self.endpoints.asked.reserve(3 * self.endpoints.vifs.len());
         self.ready.reserve(self.endpoints.vifs.len());
         self.names.insert(*id, place);
-        self.endpoints.ports.insert(port, place);
+        self.endpoints.ports.insert(port, Behind::Vif(place));
         self.set_options(place, frontend.options);
         // What the frontend sent before we listened.
         self.mark(place);
         Ok(())
+    }
+}
+
+impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
+    type Refusal = Refusal;
+    type Fault = Violation;
+
+    fn admit(&mut self, _: VifId, config: &VifConfig) -> Result<(), Refusal> {
+        config.bridge.parse::<BridgeName>().map_err(Refusal::Bridge)?;
+        Ok(())
+    }
+
+    fn connect(&mut self, request: &ConnectRequest, now: Instant) -> Result<(), Refusal> {
+        self.connect_part(request, Vcpus::ALL, now)
     }
 
     fn reconfigure(&mut self, vif: VifId, options: Options) {
@@ -664,7 +685,9 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
             self.names.remove(&id);
             self.credits.extend(vif.credit().map(|credit| (id, credit)));
             self.events.retain(|_, (other, _)| *other != place);
-            self.shards.retain(|_, (other, _)| *other != place);
+            let of_vif =
+                |lender: &Lender| matches!(*lender, Lender::Vif(other, _) if other == place);
+            self.shards.retain(|_, lender| !of_vif(lender));
             vif.detach(&mut self.pools);
         }
         Progress::Finished
@@ -680,6 +703,42 @@ impl<H: Hypervisor, N: Nic> VifHost for Network<H, N> {
         untold.map(|attached| {
             attached.untold = false;
             (attached.id, attached.carrier)
+        })
+    }
+}
+
+impl<H: Hypervisor, N: Nic> DataPlane for Network<H, N> {
+    fn poll(&mut self, now: Instant) -> bool {
+        self.watch_uplink(now);
+        self.look_at_vifs(now);
+        for _ in 0..self.ready.len() {
+            let Some(place) = self.ready.pop_front() else { break };
+            if self.receive(place, now) {
+                self.ready.push_back(place);
+            }
+        }
+        let wire = self.receive_from_wire(now);
+        let linked = self.receive_from_links(now);
+        self.switches.expire(&self.hypervisor, &mut self.pools, now);
+        self.flush(now);
+        let punted = self.poll_slow_path(now);
+        // What comes back comes with an interrupt, or when its wait is over.
+        let waiting = !self.ready.is_empty() && !is_short(&self.pools);
+        let news = core::mem::take(&mut self.news);
+        self.call_others(news);
+        news || wire || linked || waiting || punted
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let nic = self.nic().and_then(Nic::deadline);
+        [self.switches.next_deadline(), self.look_at, nic].into_iter().flatten().min()
+    }
+
+    /// A NIC that is not up yet, or has no interrupts.
+    fn is_polled(&self) -> bool {
+        self.endpoints.uplink.as_ref().is_some_and(|uplink| {
+            uplink.status == Status::Changing
+                || uplink.status == Status::Running && uplink.nic.is_polled()
         })
     }
 }

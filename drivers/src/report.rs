@@ -53,9 +53,7 @@ impl<H: Hypervisor, N: Nic> Display for Report<'_, H, N> {
                 None | Some(Carrier::Up) => writeln!(f)?,
                 Some(carrier) => writeln!(f, "; carrier {carrier}")?,
             }
-            if network.queues(vif).nth(1).is_some() {
-                write_queues(f, vif, network.queues(vif))?;
-            }
+            write_queues(f, vif, network.queues(vif))?;
         }
         if let Some(nic) = network.nic() {
             write!(f, "NIC: link {}, ", nic.link())?;
@@ -114,7 +112,9 @@ fn write_queues(
     vif: VifId,
     queues: impl Iterator<Item = QueueStatus>,
 ) -> fmt::Result {
-    for (number, QueueStatus { counters, stalled }) in queues.enumerate() {
+    for QueueStatus { number, counters, stalled } in queues {
+        // One that is alone has said all of itself as its vif.
+        let Some(number) = number else { continue };
         let (tx, rx) = (counters.tx.packets, counters.rx.packets);
         write!(f, "{vif} queue {number}: tx {tx} packets, rx {rx} packets")?;
         writeln!(f, "{}", if stalled { ", stalled" } else { "" })?;

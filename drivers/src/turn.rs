@@ -1,12 +1,24 @@
 //! One turn of the domain's loop: what the image does between two sleeps, and the
 //! host worlds as well.
 
+use xen::Instant;
 use xen::hypercall::Shutdown;
-use xen::{Hypervisor, Instant};
 
 use crate::control::Control;
-use crate::network::Network;
-use crate::nic::Nic;
+use crate::netback::VifHost;
+
+/// What passes packets, be it on one vCPU or on several.
+pub trait DataPlane: VifHost {
+    /// Does one pass over all that is ready. Says whether there is more to do at once, here
+    /// or by the control plane.
+    fn poll(&mut self, now: Instant) -> bool;
+
+    /// When [`poll`](Self::poll) has to be called next, whatever happens.
+    fn next_deadline(&self) -> Option<Instant>;
+
+    /// Whether something has to be looked at without pause.
+    fn is_polled(&self) -> bool;
+}
 
 /// What follows a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,9 +33,9 @@ pub enum Next {
 
 /// Does one pass over all that is ready, once events and interrupts are noted.
 /// `notify` raises the event at xenstored's end.
-pub fn turn<H: Hypervisor, N: Nic>(
+pub fn turn(
     control: &mut Control,
-    network: &mut Network<H, N>,
+    network: &mut impl DataPlane,
     now: Instant,
     notify: impl FnMut(),
 ) -> Next {

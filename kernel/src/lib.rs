@@ -17,6 +17,7 @@ pub mod console;
 pub mod defect;
 pub mod events;
 mod leak;
+pub mod link;
 #[allow(unsafe_code)]
 pub mod memory;
 pub mod packet;
@@ -25,4 +26,5 @@ mod pools;
 pub mod switch;
 
 pub use leak::leaked;
+pub(crate) use pools::OWN_HEADERS;
 pub use pools::{DmaRegion, DmaRegions, HEADROOM, Limits, MAX_PRIVATE_COPIES, Pools, Private};

@@ -5,14 +5,11 @@ use alloc::vec::Vec;
 use core::iter;
 use core::ops::Range;
 
-use xen::grant::GrantCopy;
 use xen::{Hypervisor, PAGE_SIZE};
 
 use crate::defect::{self, Defect};
 use crate::memory::{Buffer, Buffers, CopyBatch, Size, Window};
-use crate::packet::{
-    Bytes, Fragment, Linear, MAX_FRAGMENTS, MAX_LENT_FRAGMENTS, Meta, Packet, Segments,
-};
+use crate::packet::{Bytes, Fragment, Linear, MAX_FRAGMENTS, Meta, Packet, Segments};
 use crate::pages::choice::{Choice, Mode};
 use crate::pages::{Hold, Tracker};
 
@@ -31,9 +28,13 @@ pub struct Limits {
 /// can be put without moving anything. What a NIC received has none: it fills whole buffers.
 pub const HEADROOM: u16 = 64;
 
-/// The most copies that a private copy takes: one for each lent fragment, and one more
-/// where one goes on in the next buffer.
-pub const MAX_PRIVATE_COPIES: usize = MAX_LENT_FRAGMENTS + MAX_FRAGMENTS;
+/// How many bytes get a small buffer of their own where headers must lie apart: more than the
+/// longest headers that anything looks at.
+pub(crate) const OWN_HEADERS: usize = Size::Small.bytes() - HEADROOM as usize;
+
+/// The most copies that a private copy takes: one for each fragment, and one more where one
+/// goes on in the next buffer.
+pub const MAX_PRIVATE_COPIES: usize = 2 * MAX_FRAGMENTS;
 
 /// How much of a private copy is in its first buffer.
 const FIRST: usize = Size::Large.bytes() - HEADROOM as usize;
@@ -289,9 +290,10 @@ impl Pools {
                 None => copy.linear.as_ref().map(|linear| &linear.buffer),
                 Some(place) => copy.fragments.get(place).and_then(Fragment::buffer),
             };
-            if let Some(to) = buffer.and_then(|buffer| self.buffers.region(buffer, to)) {
-                let from = self.tracker.region(hold, offset);
-                self.copies.push(GrantCopy::from_grant(from, to));
+            if let Some(to) = buffer.and_then(|buffer| self.buffers.region(buffer, to))
+                && let Some(copy) = self.tracker.page(hold).copy_out(offset, to)
+            {
+                self.copies.push(copy);
             }
             offset += count;
         }
@@ -451,7 +453,7 @@ mod tests {
     use super::*;
     use crate::memory::testing::{self, Guests};
     use crate::packet::{Checksum, Gso, Version};
-    use crate::pages::{Claim, ShardId};
+    use crate::pages::{Claim, Page, ShardId};
 
     const GUEST: DomainId = DomainId(2);
 
@@ -485,7 +487,12 @@ mod tests {
             for (number, bytes) in payload.iter().enumerate() {
                 let reference = GrantRef(number as u32);
                 self.guests.grant(GUEST, reference, bytes);
-                let claim = Claim { reference, id: number as u16, extras: 0, since: Instant(0) };
+                let claim = Claim {
+                    page: Page::Granted(GUEST, reference),
+                    id: number as u16,
+                    extras: 0,
+                    since: Instant(0),
+                };
                 let hold = self.pools.tracker.claim(self.shard, claim).unwrap();
                 let fragment = Fragment::lent(hold, 1, bytes.len() as u16 - 1);
                 packet.fragments.push(fragment).unwrap();
@@ -499,7 +506,7 @@ mod tests {
             let rest = packet.fragments.iter().flat_map(|fragment| match fragment.hold() {
                 None => fragment.bytes(&self.pools.buffers).to_vec(),
                 Some(hold) => {
-                    let region = self.pools.tracker.region(hold, fragment.offset);
+                    let region = self.pools.tracker.page(hold).region(fragment.offset);
                     self.guests.read(region, fragment.len.into()).unwrap()
                 }
             });
@@ -655,7 +662,7 @@ mod tests {
         #[test]
         fn private_copies_are_the_same_bytes(
             headers in 1..192usize,
-            lens in prop::collection::vec(1..4095usize, 0..MAX_LENT_FRAGMENTS),
+            lens in prop::collection::vec(1..4095usize, 0..crate::packet::MAX_LENT_FRAGMENTS),
         ) {
             let mut world = World::with(4, 40);
             let headers: Vec<_> = (0..headers).map(|at| at as u8).collect();

@@ -13,7 +13,7 @@ use kernel::packet::{Addresses, ETHERNET_HEADER, MacAddress};
 use kernel::switch::{PortId, PuntReason, Punted};
 use xen::{Hypervisor, Instant};
 
-use super::{Endpoints, Network, PortName};
+use super::{Behind, Endpoints, Network, PortName};
 use crate::lldp::{self, Neighbour};
 use crate::log_budget::LogBudget;
 use crate::nic::Nic;
@@ -74,6 +74,8 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
                 let protocol = Protocol::of(frame);
                 self.tell_control(punted.from, protocol, now);
             }
+            // The vCPU that it came to looked at it.
+            (PuntReason::Reserved, PortName::Vcpu(_)) => {}
             (PuntReason::Reserved, PortName::Uplink) => {
                 if let Some((neighbour, time)) = Neighbour::parse(frame) {
                     self.slow_path.meet(neighbour, time, now);
@@ -84,11 +86,10 @@ impl<H: Hypervisor, N: Nic> Network<H, N> {
 
     /// Tells who sends from whose address, once for each pair of them.
     fn tell_forgery(&mut self, from: PortId, address: MacAddress, now: Instant) {
-        let Some(owner) = self.switches.owner(from, address) else { return };
-        let owner = self.port_name(owner);
+        let Some(owner) = self.owner(from, address) else { return };
         let Some((from, notices)) = self.endpoints.notices(from) else { return };
         let log = match from {
-            PortName::Vif(_) => &mut self.slow_path.guests,
+            PortName::Vif(_) | PortName::Vcpu(_) => &mut self.slow_path.guests,
             PortName::Uplink => &mut self.slow_path.wire,
         };
         let told = notices.forged.contains(&address) || notices.forged.is_full();
@@ -115,7 +116,7 @@ impl<H: Hypervisor, N: Nic> Endpoints<H, N> {
         if let Some(uplink) = self.uplink.as_mut().filter(|uplink| uplink.port == port) {
             return Some((PortName::Uplink, &mut uplink.notices));
         }
-        let place = *self.ports.get(&port)?;
+        let Behind::Vif(place) = *self.ports.get(&port)? else { return None };
         let attached = self.vifs.get_mut(place)?.as_mut()?;
         Some((PortName::Vif(attached.id), &mut attached.notices))
     }

@@ -10,7 +10,7 @@ use drivers::pci::Command;
 use kernel::memory::{Buffers, DmaPages, Ram, Size, Window};
 use kernel::packet::{Batch, Checksum, Fragment, Linear, Packet};
 use kernel::pages::choice::Mode;
-use kernel::pages::{Claim, ShardId};
+use kernel::pages::{Claim, Page, ShardId};
 use kernel::switch::{MAX_WAIT, Port, PortQueue, QueueLimits, Traffic};
 use kernel::{Limits, Pools};
 use xen::fake::{FakeXen, Grant, Guest};
@@ -22,6 +22,8 @@ pub const BUFFERS: usize = 400;
 pub const RING: usize = 255;
 /// Places for lent pages.
 const FRAMES: usize = 1024;
+/// Who lends pages.
+const GUEST: DomainId = DomainId(2);
 
 pub struct World<B: BufferProvider = PoolBuffers> {
     pub device: Rc<Device>,
@@ -300,7 +302,7 @@ struct Lent {
 
 impl Lent {
     fn new(xen: &FakeXen, pools: &mut Pools) -> Self {
-        let guest = xen.create_domain(DomainId(2));
+        let guest = xen.create_domain(GUEST);
         let shard = pools.tracker.open(guest.id(), FRAMES as u16).unwrap();
         Self { guest, shard, grants: vec![None; FRAMES], adjacent: false }
     }
@@ -318,7 +320,8 @@ impl Lent {
         self.guest.page(page).write_bytes(offset, bytes);
         let reference = self.guest.grant(page, Grant::ReadOnly);
         self.grants[id] = Some(reference);
-        let claim = Claim { reference, id: id as u16, extras: 0, since: Instant(0) };
+        let page = Page::Granted(GUEST, reference);
+        let claim = Claim { page, id: id as u16, extras: 0, since: Instant(0) };
         let hold = pools.tracker.claim(self.shard, claim).unwrap();
         Fragment::lent(hold, offset as u16, bytes.len() as u16)
     }

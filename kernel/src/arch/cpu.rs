@@ -5,7 +5,9 @@ use core::ptr;
 
 use x86_64::instructions::interrupts;
 use x86_64::instructions::random::RdRand;
-use x86_64::registers::model_specific::Msr;
+use x86_64::registers::control::{Cr0, Cr3, Cr4};
+use x86_64::registers::model_specific::{Efer, Msr};
+use xen::hypercall::ControlRegisters;
 
 /// IA32_MTRR_DEF_TYPE (Intel SDM vol. 3, 12.11.2.1).
 const MTRR_DEFAULT_TYPE: u32 = 0x2ff;
@@ -56,6 +58,17 @@ pub fn random() -> u64 {
     let own = RdRand::new().and_then(RdRand::get_u64).unwrap_or(0);
     // An odd multiplier spreads the counter's few unknown bits.
     own ^ timestamp().wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// The control registers of this processor, for another to begin with the same.
+pub fn control_registers() -> ControlRegisters {
+    let (root, flags) = Cr3::read_raw();
+    ControlRegisters {
+        cr0: Cr0::read_raw(),
+        cr3: root.start_address().as_u64() | u64::from(flags),
+        cr4: Cr4::read_raw(),
+        efer: Efer::read_raw(),
+    }
 }
 
 /// Lets interrupts in.

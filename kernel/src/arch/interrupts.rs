@@ -4,13 +4,15 @@
 //! for one event, and one inside another, without harm. Exceptions are defects of
 //! ours and end in a panic, on a stack of their own: what is wrong may be the stack.
 
-use core::arch::global_asm;
+use alloc::boxed::Box;
+use core::arch::{asm, global_asm};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use x86_64::VirtAddr;
 use x86_64::instructions::tables::{lidt, load_tss};
 use x86_64::registers::control::Cr2;
+use x86_64::registers::model_specific::GsBase;
 use x86_64::registers::segmentation::{CS, Segment};
 use x86_64::structures::DescriptorTablePointer;
 use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable};
@@ -34,13 +36,37 @@ pub const SPURIOUS_VECTOR: u8 = 0xff;
 /// The interrupt descriptor table (Intel SDM vol. 3, 7.11): a gate a vector.
 static mut TABLE: [u128; 256] = [0; 256];
 
+/// What a processor has of its own, for good.
+struct Processor {
+    /// The vCPU's number, which interrupt handlers find by the register GS.
+    vcpu: u32,
+    /// Tells the processor of its [`ExceptionStack`], as the first of those that a gate can ask for
+    /// (Intel SDM vol. 3, 7.14.5).
+    task: TaskStateSegment,
+    /// The code segment, and the one that holds the task's state.
+    segments: GlobalDescriptorTable,
+}
+
+impl Processor {
+    const fn new(vcpu: u32) -> Self {
+        let (task, segments) = (TaskStateSegment::new(), GlobalDescriptorTable::new());
+        Self { vcpu, task, segments }
+    }
+}
+
 /// The stack of exceptions: enough for a panic's words.
-static mut EXCEPTION_STACK: [u128; 1024] = [0; 1024];
-/// Tells the processor of that stack, as the first of those that a gate can ask for
-/// (Intel SDM vol. 3, 7.14.5).
-static mut TASK: TaskStateSegment = TaskStateSegment::new();
-/// The code segment, and the one that holds [`TASK`].
-static mut SEGMENTS: GlobalDescriptorTable = GlobalDescriptorTable::new();
+#[repr(C, align(16))]
+struct ExceptionStack([u8; 16 << 10]);
+
+impl ExceptionStack {
+    const fn new() -> Self {
+        Self([0; 16 << 10])
+    }
+}
+
+/// The first processor's, which starts before there is a heap.
+static mut FIRST: Processor = Processor::new(0);
+static mut FIRST_STACK: ExceptionStack = ExceptionStack::new();
 
 global_asm!(
     r#"
@@ -142,13 +168,15 @@ unsafe extern "C" {
     fn exception_entries();
 }
 
-/// Loads the table. Interrupts stay off until the event loop begins.
+/// Makes the table, and loads it on the first vCPU. Interrupts stay off until the event loop
+/// begins.
 ///
 /// # Safety
 /// Called once, before interrupts are on.
 pub unsafe fn load() {
-    // SAFETY: the caller's contract.
-    unsafe { set_exception_stack() };
+    let (first, stack) = (&raw mut FIRST, &raw mut FIRST_STACK);
+    // SAFETY: nobody else has them, by the caller's contract.
+    unsafe { set_processor(first, stack) };
     let exceptions = exception_entries as *const () as u64;
     let devices = [device_entry_0, device_entry_1, device_entry_2, device_entry_3];
     let vectors = (0..32)
@@ -166,38 +194,62 @@ pub unsafe fn load() {
         // SAFETY: a `u8` indexes all of the table, which is not loaded yet.
         unsafe { (*table)[usize::from(vector)] = gate(handler, stack) };
     }
+    load_table();
+}
+
+/// Loads the table on another vCPU. Allocates what the processor needs for that.
+///
+/// # Safety
+/// Called once on each, after [`load`] on the first, before interrupts are on.
+pub unsafe fn load_on(vcpu: u32) {
+    let processor = Box::into_raw(Box::new(Processor::new(vcpu)));
+    let stack = Box::into_raw(Box::new(ExceptionStack::new()));
+    // SAFETY: just made, for good.
+    unsafe { set_processor(processor, stack) };
+    load_table();
+}
+
+fn load_table() {
     let pointer = DescriptorTablePointer {
         limit: (size_of::<[u128; 256]>() - 1) as u16,
-        base: VirtAddr::from_ptr(table),
+        base: VirtAddr::from_ptr(&raw const TABLE),
     };
     // SAFETY: a static table, whose gates lead to handlers that keep all registers.
     unsafe { lidt(&pointer) };
 }
 
-/// Has the processor know the exceptions' stack.
+/// Has the processor know the exceptions' stack, and its number.
 ///
 /// # Safety
-/// Called once.
-unsafe fn set_exception_stack() {
-    let stack = &raw const EXCEPTION_STACK;
-    let top = VirtAddr::from_ptr(stack.wrapping_add(1));
-    let task = &raw mut TASK;
-    // SAFETY: nobody else has it, and the processor does not know it yet.
-    unsafe { (*task).interrupt_stack_table[0] = top };
-    let segments = &raw mut SEGMENTS;
-    // SAFETY: nobody else has them, by the caller's contract.
-    let segments = unsafe { &mut *segments };
-    segments.append(Descriptor::kernel_code_segment());
-    // SAFETY: for good, since nothing else of it is ever written.
-    let task = segments.append(Descriptor::tss_segment(unsafe { &*task }));
-    // The code segment is the one that the entry code loaded, at the same place.
+/// Nobody else has `processor` and `stack`, and they stay.
+unsafe fn set_processor(processor: *mut Processor, stack: *mut ExceptionStack) {
+    // SAFETY: the caller's contract.
+    let processor: &'static mut Processor = unsafe { &mut *processor };
+    let Processor { vcpu, task, segments } = processor;
+    task.interrupt_stack_table[0] = VirtAddr::from_ptr(stack.wrapping_add(1));
+    let code = segments.append(Descriptor::kernel_code_segment());
+    let task = segments.append(Descriptor::tss_segment(task));
     segments.load();
+    // SAFETY: the code segment of the table just loaded: for the first processor the one
+    // that the entry code loaded, at the same place.
+    unsafe { CS::set_reg(code) };
     // SAFETY: the selector of the task's segment in the table just loaded.
     unsafe { load_tss(task) };
+    GsBase::write(VirtAddr::from_ptr(vcpu));
 }
 
-/// A present interrupt gate of ring 0, with the stack of this number in [`TASK`], or with
-/// 0 without a stack of its own.
+/// The number of the vCPU that this runs on.
+fn vcpu() -> u32 {
+    let vcpu;
+    // SAFETY: GS begins at the number in `Processor`, from before interrupts are on.
+    unsafe {
+        asm!("mov {:e}, gs:[0]", out(reg) vcpu, options(nostack, readonly, preserves_flags));
+    }
+    vcpu
+}
+
+/// A present interrupt gate of ring 0, with the stack of this number in the processor's
+/// [`TaskStateSegment`], or with 0 without a stack of its own.
 fn gate(handler: u64, stack: u64) -> u128 {
     const PRESENT_INTERRUPT_GATE: u64 = 0x8e00 << 32;
     let selector = u64::from(CS::get_reg().0) << 16;
@@ -210,16 +262,16 @@ fn gate(handler: u64, stack: u64) -> u128 {
 }
 
 extern "C" fn upcall() {
-    events::collect();
+    events::collect(vcpu());
 }
 
 extern "C" fn apic_upcall() {
-    events::collect();
+    events::collect(vcpu());
     apic::end_of_interrupt();
 }
 
 extern "C" fn device(number: u32) {
-    events::mark_device(number);
+    events::mark_device(vcpu(), number);
     apic::end_of_interrupt();
 }
 

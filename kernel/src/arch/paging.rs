@@ -1,11 +1,17 @@
 //! Page tables: the identity map of the first 4 GiB that the entry code made, and
 //! the few changes to it.
 
+use alloc::boxed::Box;
+use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use x86_64::registers::control::Cr3;
 
 const HUGE_PAGE: u64 = 2 << 20;
+/// In an entry for 2 MiB: that is a page, not a table of smaller ones.
+const HUGE: u64 = 1 << 7;
+/// Where an entry says the page or the table is.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Bits of an entry (Intel SDM vol. 3, table 4-18): write-through and cache
 /// disable select type 3 of the PAT's reset value, uncached.
 const UNCACHED: u64 = 1 << 3 | 1 << 4;
@@ -74,6 +80,22 @@ pub fn protect_image() {
     for (_, entry) in (0..).zip(&page_directories).filter(|(index, _)| *index != image) {
         entry.fetch_or(NO_EXECUTE, Ordering::Relaxed);
     }
+    flush();
+}
+
+/// Takes the page at `address` off the map, so that touching it is a fault: the end of a
+/// stack. Allocates a table where its huge page was whole.
+pub fn unmap(address: u64) {
+    let entry = &page_directories[(address / HUGE_PAGE) as usize];
+    let flags = entry.load(Ordering::Relaxed) & !ADDRESS;
+    if flags & HUGE != 0 {
+        let table: &'static Table = Box::leak(Box::new(Table::new()));
+        table.split(address / HUGE_PAGE, |_| flags & !HUGE);
+    }
+    let table = (entry.load(Ordering::Relaxed) & ADDRESS) as usize;
+    // SAFETY: a table that `split` put there, identity mapped, for good.
+    let table = unsafe { &*ptr::with_exposed_provenance::<Table>(table) };
+    table.0[(address % HUGE_PAGE / 4096) as usize].store(0, Ordering::Relaxed);
     flush();
 }
 

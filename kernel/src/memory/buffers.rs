@@ -119,6 +119,13 @@ impl Ram {
         Some(first)
     }
 
+    /// The addresses of the run's first byte and of that behind its last, for who takes it
+    /// as plain memory.
+    pub fn into_addresses(self) -> (usize, usize) {
+        let first = self.base.as_ptr().expose_provenance();
+        (first, first + self.pages * PAGE_SIZE)
+    }
+
     /// The address of the run's first byte.
     pub(super) const fn base(&self) -> NonNull<u8> {
         self.base

@@ -55,8 +55,9 @@ impl CopyBatch {
         if self.copies.is_empty() {
             return;
         }
-        // SAFETY: local operands are regions of `_buffers`, no byte of which is
-        // referenced during the call, since it is borrowed exclusively.
+        // SAFETY: what is written is regions of `_buffers`, no byte of which is
+        // referenced during the call, since it is borrowed exclusively. What is read is
+        // such, or what another vCPU lends, which nobody writes until it is returned.
         unsafe { hypervisor.grant_copy(&mut self.copies) };
         for copy in &mut self.copies {
             for _ in 0..RETRIES {

@@ -16,7 +16,7 @@ const WINDOW: RangeInclusive<u64> = 8 << 20..=128 << 20;
 const HEAP: RangeInclusive<u64> = 4 << 20..=64 << 20;
 /// Bytes of heap for each packet that can be on its way: it takes less than half of that itself,
 /// and what else there is grows with the memory as well.
-const HEAP_PER_PACKET: u64 = 7 << 8;
+const HEAP_PER_PACKET: u64 = 29 << 6;
 /// What a huge page covers; the window takes whole ones, so that no page table is
 /// shared between RAM and holes.
 const HUGE_PAGE: u64 = 2 << 20;

@@ -43,6 +43,21 @@ impl Window {
         Self { frames, first, free, quarantined: 0, next: 0 }
     }
 
+    /// Cuts the window into so many of equal size, but for the last, which has the rest.
+    pub fn split(self, parts: usize) -> Vec<Self> {
+        let Self { frames, first, .. } = self;
+        let mut frames = frames.into_vec();
+        let len = frames.len() / parts.max(1);
+        let cut = |part: usize| {
+            let frames = frames.split_off(part * len).into_boxed_slice();
+            let free = frames.iter().flatten().count();
+            Self { frames, first: first + (part * len) as u64, free, quarantined: 0, next: 0 }
+        };
+        let mut windows: Vec<_> = (0..parts).rev().map(cut).collect();
+        windows.reverse();
+        windows
+    }
+
     /// Takes a frame for a page that stays for long; `None` when there is none left.
     pub fn take(&mut self) -> Option<ForeignFrame> {
         // From the end, so that runs are found in one piece.
@@ -124,6 +139,22 @@ mod tests {
 
     fn numbers(run: impl Iterator<Item = ForeignFrame>) -> Vec<u64> {
         run.map(|frame| frame.number()).collect()
+    }
+
+    #[test]
+    fn a_window_is_cut_in_parts() {
+        let mut whole = window(16);
+        whole.take().expect("a frame");
+        let mut parts = whole.split(3);
+        assert_eq!(parts.iter().map(Window::free).collect::<Vec<_>>(), [5, 5, 5]);
+        let runs: Vec<_> =
+            parts.iter_mut().map(|part| part.take_run(4).unwrap().collect()).collect();
+        let first = |run: &Vec<ForeignFrame>| run[0].number();
+        assert_eq!(runs.iter().map(first).collect::<Vec<_>>(), [100, 105, 110]);
+        for (part, run) in parts.iter_mut().zip(runs) {
+            run.into_iter().for_each(|frame| part.give(frame));
+            assert_eq!(part.free(), 5);
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::gso::{
     V6_LENGTH, be16, put16,
 };
 use super::headers::{HeaderError, Protocol, Transport, Version};
-use super::{Batch, Checksum, Fragment, Linear, MAX_FRAGMENTS, Meta, Packet, checksum};
+use super::{Batch, Checksum, Fragment, Linear, MAX_OWN_FRAGMENTS, Meta, Packet, checksum};
 use crate::Pools;
 use crate::memory::Buffers;
 
@@ -187,7 +187,7 @@ impl Open {
     /// Whether a segment of the same stream follows, and is alike.
     fn takes(&self, segment: &Segment, packet: &Packet, batch: &Batch, buffers: &Buffers) -> bool {
         let Some(own) = batch.get(self.place) else { return false };
-        let room = own.fragments.len() + 1 + packet.fragments.len() <= MAX_FRAGMENTS
+        let room = own.fragments.len() + 1 + packet.fragments.len() <= MAX_OWN_FRAGMENTS
             && own.len() + segment.payload <= LONGEST
             && self.count < Gso::MAX_SEGMENTS;
         let number = self.count as u16;
@@ -516,8 +516,8 @@ mod tests {
             for tagged in [false, true] {
                 let first = Shape { v6, tagged, ..PLAIN };
                 assert_eq!(packets(&stream(first, 2)), 1);
-                assert_eq!(packets(&stream(first, MAX_FRAGMENTS + 1)), 1);
-                assert_eq!(packets(&stream(first, MAX_FRAGMENTS + 2)), 2, "no room");
+                assert_eq!(packets(&stream(first, MAX_OWN_FRAGMENTS + 1)), 1);
+                assert_eq!(packets(&stream(first, MAX_OWN_FRAGMENTS + 2)), 2, "no room");
                 assert_eq!(packets(&stream(first, 64)), 2);
                 // As long as a packet may be.
                 let long = Shape { len: 1448, ..first };

@@ -24,8 +24,11 @@ pub use mac::{MacAddress, MalformedMac};
 /// The most fragments of lent pages that a packet has: one per slot of a request, the
 /// first and 18 more (P-9).
 pub const MAX_LENT_FRAGMENTS: usize = 19;
-/// The most fragments of any kind: the longest packet (P-8) in buffers of ours.
-pub const MAX_FRAGMENTS: usize = 32;
+/// The most that the longest packet (P-8) has in buffers of ours.
+pub const MAX_OWN_FRAGMENTS: usize = 32;
+/// The most of any kind: where headers get a buffer of their own, what was behind them in
+/// theirs is one more.
+pub const MAX_FRAGMENTS: usize = MAX_OWN_FRAGMENTS + 1;
 
 /// What is known of a packet's transport checksum (P-14).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -48,6 +51,8 @@ pub struct Meta {
     pub checksum: Checksum,
     /// The segmentation that is left to be done.
     pub gso: Option<Gso>,
+    /// Whether it came from outside, by whatever vCPU's uplink.
+    pub outside: bool,
     /// The hash of its flow that the guest it is for asked to be told.
     pub hash: Option<flow::Hash>,
 }

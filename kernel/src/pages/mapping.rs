@@ -8,9 +8,10 @@
 use core::mem;
 
 use heapless::Vec;
-use xen::grant::{GrantError, GrantMap, GrantUnmap};
-use xen::{ForeignFrame, Hypervisor, Instant};
+use xen::grant::{GrantError, GrantMap, GrantRef, GrantUnmap};
+use xen::{DomainId, ForeignFrame, Hypervisor, Instant, LocalRegion};
 
+use super::page::Page;
 use super::shard::{Mapping, State};
 use super::tracker::{Hold, Place, Tracker};
 use crate::defect::{self, Defect};
@@ -31,7 +32,7 @@ impl Tracker {
         let (mut wanted, mut mapped) = (0, 0);
         for hold in holds {
             let place = hold.place();
-            wanted += usize::from(self.is_unmapped(place));
+            wanted += usize::from(self.to_map(place).is_some());
             mapped = self.mapped(place);
         }
         if defect::is(Defect::MapsWithoutShare) {
@@ -44,37 +45,46 @@ impl Tracker {
     /// follow each other where there are such. To be asked for first
     /// ([`can_map`](Self::can_map)); what finds no frame stays as it is.
     pub fn map<'a>(&mut self, holds: impl Iterator<Item = &'a Hold> + Clone, window: &mut Window) {
-        let run = holds.clone().filter(|hold| self.is_unmapped(hold.place())).count();
+        let run = holds.clone().filter(|hold| self.to_map(hold.place()).is_some()).count();
         if let Some(mut frames) = window.take_run(run) {
             for place in holds.map(Hold::place) {
-                if self.is_unmapped(place)
+                if let Some(grant) = self.to_map(place)
                     && let Some(frame) = frames.next()
                 {
-                    self.start(place, frame);
+                    self.start(place, grant, frame);
                 }
             }
             return;
         }
         for place in holds.map(Hold::place) {
-            if self.is_unmapped(place)
+            if let Some(grant) = self.to_map(place)
                 && let Some(frame) = window.take_run(1).and_then(|mut run| run.next())
             {
-                self.start(place, frame);
+                self.start(place, grant, frame);
             }
         }
     }
 
-    fn start(&mut self, place: Place, frame: ForeignFrame) {
-        let grant = self.grant(place);
+    fn start(
+        &mut self,
+        place: Place,
+        (domain, reference): (DomainId, GrantRef),
+        frame: ForeignFrame,
+    ) {
         let writable = defect::is(Defect::MapsWritable);
-        self.maps.push(GrantMap::new(grant.domain, grant.reference, &frame, writable));
+        self.maps.push(GrantMap::new(domain, reference, &frame, writable));
         self.mapping.push(place);
         self.record_mut(place).state = State::Mapping(frame);
         *self.mapped_mut(place) += 1;
     }
 
-    fn is_unmapped(&self, place: Place) -> bool {
-        matches!(self.record(place).state, State::Held)
+    /// The grant of a page that is not mapped. One of our own needs no map.
+    fn to_map(&self, place: Place) -> Option<(DomainId, GrantRef)> {
+        let record = self.record(place);
+        match (&record.state, record.claim.page) {
+            (State::Held, Page::Granted(domain, reference)) => Some((domain, reference)),
+            _ => None,
+        }
     }
 
     /// Maps the batch; whether all of it could be.
@@ -178,10 +188,12 @@ impl Tracker {
     }
 
     /// The address at which a device finds the bytes from `offset` of a held page;
-    /// `None` while the page is not mapped.
+    /// `None` while the page is a guest's and not mapped.
     pub fn dma_address(&self, hold: &Hold, offset: u16) -> Option<u64> {
-        match &self.record(hold.place()).state {
-            State::Mapped(mapping) => Some(mapping.frame.address() + u64::from(offset)),
+        let record = self.record(hold.place());
+        match (&record.state, record.claim.page) {
+            (State::Mapped(mapping), _) => Some(mapping.frame.address() + u64::from(offset)),
+            (_, Page::Own(frame)) => Some(LocalRegion::new(frame, offset.into(), 0)?.dma_address()),
             _ => None,
         }
     }

@@ -1,4 +1,4 @@
-//! Guests' pages: who lent which, who holds it, and when it goes home.
+//! Lent pages: who lent which, who holds it, and when it goes home.
 //!
 //! One record per request slot of a transmit ring: the page a guest lends from its
 //! request to our response. Its states, and the only edges between them:
@@ -16,13 +16,18 @@
 //! outlives the queue until the last hold is back; by then its generation is stale
 //! and nothing is answered (O-13).
 //!
+//! Where the domain has several vCPUs, each has a tracker, and pages that one holds and
+//! another looks at are lent once more, by the one to the other (`link`).
+//!
 //! [`choice`] decides which pages are mapped for a device, and which packets copied.
 
 pub mod choice;
 mod mapping;
+mod page;
 mod shard;
 #[cfg(test)]
 mod tests;
 mod tracker;
 
+pub use page::Page;
 pub use tracker::{Census, Claim, Counters, Hold, Response, ShardId, Tracker};

@@ -3,9 +3,10 @@
 use alloc::vec::Vec;
 use core::{fmt, mem};
 
-use xen::grant::{GrantHandle, GrantRef, GrantRegion};
+use xen::grant::{GrantHandle, GrantRef};
 use xen::{DomainId, ForeignFrame, Instant};
 
+use super::page::Page;
 use super::tracker::Claim;
 use crate::defect::{self, Defect};
 
@@ -66,7 +67,6 @@ pub(super) enum End {
 /// A queue's records.
 pub(super) struct Shard {
     pub(super) generation: u32,
-    pub(super) domain: DomainId,
     /// The place of its lender in the tracker.
     pub(super) lender: usize,
     pub(super) open: bool,
@@ -89,7 +89,6 @@ impl fmt::Debug for Shard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shard")
             .field("generation", &self.generation)
-            .field("domain", &self.domain)
             .field("open", &self.open)
             .field("listed", &self.listed)
             .field("records", &InUse(&self.records))
@@ -113,7 +112,6 @@ impl Shard {
     pub(super) const fn new() -> Self {
         Self {
             generation: 0,
-            domain: DomainId::SELF,
             lender: 0,
             open: false,
             listed: false,
@@ -131,15 +129,19 @@ impl Shard {
         !self.open && (self.used == 0 || defect::is(Defect::ReopensTooEarly))
     }
 
-    pub(super) fn reopen(&mut self, domain: DomainId, lender: usize, slots: u16) {
+    pub(super) fn reopen(&mut self, lender: usize, slots: u16) {
         self.generation = self.generation.wrapping_add(1);
-        self.domain = domain;
         self.lender = lender;
         self.open = true;
         self.refused = None;
         self.records.clear();
         self.records.extend((1..=slots).map(|next| Record {
-            claim: Claim { reference: GrantRef(0), id: 0, extras: 0, since: Instant(0) },
+            claim: Claim {
+                page: Page::Granted(DomainId::SELF, GrantRef(0)),
+                id: 0,
+                extras: 0,
+                since: Instant(0),
+            },
             status: 0,
             holds: 0,
             state: State::Free,
@@ -203,13 +205,6 @@ impl Shard {
     /// Pages that are held, or wait for their unmap or their response.
     pub(super) const fn outstanding(&self) -> u16 {
         self.used - self.quarantined
-    }
-
-    /// Where the bytes from `offset` of a page are.
-    pub(super) fn region(&self, slot: u16, offset: u16) -> GrantRegion {
-        let stranger = defect::is(Defect::CopiesAStrangersGrant);
-        let domain = if stranger { DomainId(self.domain.0 + 1) } else { self.domain };
-        GrantRegion { domain, reference: self.record(slot).claim.reference, offset }
     }
 
     /// Goes on with a page that nobody holds any more.

@@ -14,7 +14,8 @@ fn tracker() -> (Tracker, ShardId) {
 }
 
 fn claim(id: u16) -> Claim {
-    Claim { reference: GrantRef(100 + u32::from(id)), id, extras: 0, since: Instant(0) }
+    let page = Page::Granted(GUEST, GrantRef(100 + u32::from(id)));
+    Claim { page, id, extras: 0, since: Instant(0) }
 }
 
 #[test]
@@ -46,7 +47,7 @@ fn responses_come_in_the_order_of_release() {
     assert_eq!(ids, [3, 2, 1, 0]);
     assert_eq!(tracker.outstanding(shard), 0);
     let again = tracker.claim(shard, claim(9)).unwrap();
-    assert_eq!(tracker.region(&again, 5).reference, GrantRef(109));
+    assert_eq!(tracker.page(&again).region(5).reference, GrantRef(109));
     tracker.release(again);
 }
 
@@ -104,7 +105,7 @@ impl Lending {
     /// Lends a page, as Linux does: to be read.
     fn lend(&mut self, id: u16) -> (Hold, GrantRef) {
         let reference = self.guest.grant(self.guest.add_page(), Grant::ReadOnly);
-        let claim = Claim { reference, ..claim(id) };
+        let claim = Claim { page: Page::Granted(GUEST, reference), ..claim(id) };
         (self.tracker.claim(self.shard, claim).unwrap(), reference)
     }
 

@@ -3,10 +3,11 @@
 use alloc::vec::Vec;
 use core::mem;
 
-use xen::grant::{GrantMap, GrantRef, GrantRegion, GrantUnmap};
+use xen::grant::{GrantMap, GrantUnmap};
 use xen::{DomainId, Instant};
 
 use super::mapping::BATCH;
+use super::page::Page;
 use super::shard::{End, NONE, Record, Shard, State};
 use crate::defect::{self, Defect};
 use crate::leak;
@@ -53,8 +54,8 @@ pub(super) struct Place {
 /// What a request says of the page it lends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Claim {
-    /// The page, as the guest names it.
-    pub reference: GrantRef,
+    /// The page, as its lender names it.
+    pub page: Page,
     /// The request's id, only ever echoed.
     pub id: u16,
     /// How many extra-info slots came with the request, to be answered beside it
@@ -159,7 +160,7 @@ impl Tracker {
         }
     }
 
-    /// Opens a shard of `slots` records for pages that `domain` lends. Allocates;
+    /// Opens a shard of `slots` records for pages that `domain` lends, or answers for. Allocates;
     /// `None` where there are 65,535 shards or more slots than fit.
     pub fn open(&mut self, domain: DomainId, slots: u16) -> Option<ShardId> {
         if slots == NONE {
@@ -175,7 +176,7 @@ impl Tracker {
         let id = u16::try_from(index).ok()?;
         let lender = self.lender(domain);
         let shard = &mut self.shards[index];
-        shard.reopen(domain, lender, slots);
+        shard.reopen(lender, slots);
         let generation = shard.generation;
         // Room for all of them at once (O-11).
         self.news.reserve(self.shards.len() - self.news.len());
@@ -260,9 +261,14 @@ impl Tracker {
         }
     }
 
-    /// Where the bytes from `offset` of a held page are.
-    pub fn region(&self, hold: &Hold, offset: u16) -> GrantRegion {
-        self.shard_of(hold.place()).region(hold.slot, offset)
+    /// The page that is held.
+    pub fn page(&self, hold: &Hold) -> Page {
+        match self.record(hold.place()).claim.page {
+            Page::Granted(domain, reference) if defect::is(Defect::CopiesAStrangersGrant) => {
+                Page::Granted(DomainId(domain.0 + 1), reference)
+            }
+            page => page,
+        }
     }
 
     /// A shard with responses due or a page quarantined, told once until there is
@@ -373,9 +379,5 @@ impl Tracker {
 
     pub(super) fn record_mut(&mut self, place: Place) -> &mut Record {
         self.shard_mut(place).record_mut(place.slot)
-    }
-
-    pub(super) fn grant(&self, place: Place) -> GrantRegion {
-        self.shard_of(place).region(place.slot, 0)
     }
 }

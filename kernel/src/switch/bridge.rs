@@ -232,6 +232,17 @@ impl Bridge {
         Ok(())
     }
 
+    /// Ends what [`pin`](Self::pin) did. The address may be learnt again.
+    pub(super) fn unpin(&mut self, address: MacAddress, port: u16) {
+        if let Some(place) = self.find(address.into())
+            && self.entry(place).pinned
+            && self.entry(place).port == port
+        {
+            *self.entry_mut(place) = Entry::default();
+            self.ports[usize::from(port)].pinned -= 1;
+        }
+    }
+
     /// Takes note that a station with a unicast address was heard on `port`, `now`
     /// seconds after the start.
     pub(super) fn learn(
@@ -240,7 +251,21 @@ impl Bridge {
         port: u16,
         now: u32,
     ) -> Result<(), Forged> {
-        let station = station.into();
+        let uplink = self.ports[usize::from(port)].learning.uplink;
+        self.hear(station.into(), port, uplink, now)
+    }
+
+    /// The same of a station that was heard outside, by way of another vCPU's uplink.
+    pub(super) fn learn_outside(
+        &mut self,
+        station: impl Into<Station>,
+        port: u16,
+        now: u32,
+    ) -> Result<(), Forged> {
+        self.hear(station.into(), port, true, now)
+    }
+
+    fn hear(&mut self, station: Station, port: u16, outside: bool, now: u32) -> Result<(), Forged> {
         let Some(place) = self.known(station) else {
             self.insert(station, port, now);
             return Ok(());
@@ -258,7 +283,7 @@ impl Bridge {
         }
         let (from, silence) = (usize::from(entry.port), entry.silence(now));
         let to = &mut self.ports[usize::from(port)];
-        if silence < HOLD && !to.learning.uplink {
+        if silence < HOLD && !outside {
             self.counters.held += 1;
         } else if to.learnt >= to.learning.limit {
             self.counters.over_limit += 1;

@@ -38,7 +38,9 @@ use vlan::InVlan;
 pub use bridge::{BridgeCounters, PinError, Seed};
 pub use counters::{Counters, DropReason, Traffic};
 pub use groups::{Groups, TooManyGroups};
-pub use port::{Holding, JoinError, Port, PortConfig, PortId, Ports, Versions};
+pub use port::{
+    Holding, JoinError, Port, PortConfig, PortId, PortKind, Ports, Vcpu, Vcpus, Versions,
+};
 pub use queue::{Lane, MAX_LANES, PortQueue, QueueLimits};
 pub use slow::{PuntReason, Punted, SlowPath};
 pub use switches::{BadName, BridgeName, Limits, Switches};
@@ -80,6 +82,8 @@ struct PortState {
     dirty: bool,
     /// Whether what is behind it takes packets at all.
     carrier: bool,
+    /// Whether there are VLANs where it leads.
+    has_vlans: bool,
     /// The groups it wants multicast of, where it does not want all.
     filter: Option<Box<Groups>>,
 }
@@ -121,11 +125,28 @@ impl Switch {
         self.slots.iter().all(|slot| slot.state.is_none())
     }
 
+    /// Has an address belong to a port that is a link: it is another vCPU's port's own.
+    fn pin(&mut self, id: PortId, address: MacAddress) -> Result<(), PinError> {
+        match self.index(id) {
+            Some(index) => self.bridge.pin(address, index),
+            None => Ok(()),
+        }
+    }
+
+    fn unpin(&mut self, id: PortId, address: MacAddress) {
+        if let Some(index) = self.index(id) {
+            self.bridge.unpin(address, index);
+        }
+    }
+
     /// Adds a port. Allocates its queue.
     fn add(&mut self, config: PortConfig) -> Result<PortId, JoinError> {
         let free = self.slots.iter().position(|slot| slot.state.is_none());
         let index = free.ok_or(JoinError::Ports)? as u16;
-        self.bridge.open(index, Learning { limit: config.addresses, uplink: config.uplink });
+        self.bridge.open(
+            index,
+            Learning { limit: config.addresses, uplink: config.kind == PortKind::Uplink },
+        );
         if let Some(address) = config.address {
             self.bridge.pin(address, index).map_err(JoinError::Address)?;
         }
@@ -135,6 +156,7 @@ impl Switch {
             counters: Counters::default(),
             dirty: false,
             carrier: true,
+            has_vlans: false,
             filter: None,
         });
         self.look_for_vlans();
@@ -158,7 +180,7 @@ impl Switch {
     /// known of any VLAN.
     fn look_for_vlans(&mut self) {
         let mut states = self.slots.iter().filter_map(|slot| slot.state.as_ref());
-        let has_vlans = states.any(|state| state.config.vlans.is_some());
+        let has_vlans = states.any(|state| state.config.vlans.is_some() || state.has_vlans);
         if core::mem::replace(&mut self.has_vlans, has_vlans) != has_vlans {
             self.bridge.forget();
         }
@@ -174,11 +196,17 @@ impl Switch {
         now: Instant,
     ) {
         let seconds = seconds(now);
-        while let Some(packet) = batch.pop_front() {
+        while let Some(mut packet) = batch.pop_front() {
             if let Some(state) = self.state_mut(from) {
                 state.counters.received.add(1, packet.len());
+                packet.meta.outside = match state.config.kind {
+                    PortKind::Guest => false,
+                    PortKind::Uplink => true,
+                    PortKind::Link(_) => packet.meta.outside,
+                };
             }
-            match self.way(from, packet.headers(&pools.buffers), seconds) {
+            let outside = packet.meta.outside;
+            match self.way(from, packet.headers(&pools.buffers), outside, seconds) {
                 Ok((Way::To(port), frame)) => self.direct(port, from, frame, packet, pools, now),
                 Ok((Way::Flood(group), frame)) => {
                     self.flood(from, group, frame, packet, pools, now);
@@ -229,6 +257,14 @@ impl Switch {
             if !carrier {
                 state.clear(DropReason::NoCarrier, pools);
             }
+        }
+    }
+
+    /// Takes note whether there are VLANs where a link leads, so that there are here.
+    fn set_vlans(&mut self, id: PortId, has_vlans: bool) {
+        if let Some(state) = self.index(id).and_then(|index| self.state_mut(index)) {
+            state.has_vlans = has_vlans;
+            self.look_for_vlans();
         }
     }
 
@@ -283,6 +319,7 @@ impl Switch {
         &mut self,
         from: u16,
         headers: &[u8],
+        outside: bool,
         now: u32,
     ) -> Result<(Way, Option<InVlan>), DropReason> {
         let Addresses { destination, source } =
@@ -294,7 +331,15 @@ impl Switch {
         let frame = state.map(|state| state.config.classify(headers)).transpose()?;
         let vlan = frame.map_or(0, |frame| frame.vlan);
         let station = |address| Station { address, vlan };
-        self.bridge.learn(station(source), from, now).map_err(|Forged| DropReason::Forged)?;
+        let heard = match outside {
+            true => self.bridge.learn_outside(station(source), from, now),
+            false => self.bridge.learn(station(source), from, now),
+        };
+        // What comes by a link was looked at where it came from. There a guest's address may
+        // be that of its port there.
+        if self.link(from).is_none() {
+            heard.map_err(|Forged| DropReason::Forged)?;
+        }
         if destination.is_multicast() {
             let group = Some(destination).filter(|group| *group != MacAddress::BROADCAST);
             let reserved = destination.is_reserved();
@@ -303,6 +348,9 @@ impl Switch {
         }
         match self.bridge.lookup(station(destination), now) {
             Some(port) if port == from => Err(DropReason::SamePort),
+            Some(port) if self.link(from).is_some() && self.link(port).is_some() => {
+                Err(DropReason::SamePort)
+            }
             Some(port) => Ok((Way::To(port), frame)),
             None => Ok((Way::Flood(None), frame)),
         }
@@ -340,11 +388,18 @@ impl Switch {
         now: Instant,
     ) {
         let (mut last, mut lonely) = (None, true);
+        let link = self.link(from);
         let forms = frame.map_or([None; 2], |frame| frame.forms().map(Some));
         let rounds = if frame.is_some() { 2 } else { 1 };
         for form in forms.into_iter().take(rounds) {
             for index in 0..self.slots.len() as u16 {
-                let Some(state) = self.state_mut(index).filter(|_| index != from) else { continue };
+                if index == from {
+                    continue;
+                }
+                let Some(state) = self.state_mut(index) else { continue };
+                if link.is_some_and(|vcpu| !state.config.is_reached(vcpu)) {
+                    continue;
+                }
                 if frame.is_some_and(|frame| state.config.form(frame.vlan) != form) {
                     continue;
                 }
@@ -488,6 +543,14 @@ impl Switch {
         match self.state_mut(port) {
             Some(state) => state.counters.discard(reason, packet, pools),
             None => pools.give(packet),
+        }
+    }
+
+    /// The vCPU that a port is a link to.
+    fn link(&self, index: u16) -> Option<Vcpu> {
+        match self.slots[usize::from(index)].state.as_ref()?.config.kind {
+            PortKind::Link(vcpu) => Some(vcpu),
+            PortKind::Guest | PortKind::Uplink => None,
         }
     }
 

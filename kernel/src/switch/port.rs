@@ -39,8 +39,8 @@ pub struct PortConfig {
     pub address: Option<MacAddress>,
     /// How many other addresses can be learnt behind it.
     pub addresses: u16,
-    /// Whether it leads outside, where a station may turn up at any time.
-    pub uplink: bool,
+    /// What it leads to.
+    pub kind: PortKind,
     /// The most bytes behind the Ethernet header, VLAN tags aside.
     pub mtu: u16,
     /// How many VLAN tags may come on top; none is looked for behind three.
@@ -50,16 +50,76 @@ pub struct PortConfig {
     /// [suit one](Gso::suits_a_device). For others the switch cuts them.
     pub segmentation: Versions,
     /// The VLANs it takes part in, where that is configured. If it is for one port of a
-    /// switch, all others have VLANs as well: the uplink all of them, and any other VLAN 1.
+    /// switch, all others have VLANs as well: the uplink and links all of them, and any other
+    /// VLAN 1.
     pub vlans: Option<Box<Vlans>>,
+    /// By which vCPUs' links it gets what goes to all ports. A guest whose queues are spread
+    /// over several vCPUs has a port on each, and gets such a frame by one of them.
+    pub floods: Vcpus,
     /// How much may wait for it.
     pub queue: QueueLimits,
 }
 
 impl PortConfig {
+    /// Whether a frame for all ports that came by the link of a vCPU is for this one as well.
+    pub(super) const fn is_reached(&self, vcpu: Vcpu) -> bool {
+        !matches!(self.kind, PortKind::Link(_)) && self.floods.contains(vcpu)
+    }
+
     /// Whether the port takes a TCP segment that is still to be cut.
     pub const fn takes(&self, gso: &Gso) -> bool {
-        self.segmentation.over(gso.version) && (!self.uplink || gso.suits_a_device())
+        self.segmentation.over(gso.version)
+            && (!matches!(self.kind, PortKind::Uplink) || gso.suits_a_device())
+    }
+}
+
+/// What a port leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PortKind {
+    /// A guest.
+    Guest,
+    /// Outside, where a station may turn up at any time.
+    Uplink,
+    /// The switch of the same name on another vCPU, which has ports of its own. What comes
+    /// from there was looked at there, and goes to no third one.
+    Link(Vcpu),
+}
+
+/// The number of a vCPU, below [`Vcpus::MOST`].
+pub type Vcpu = u8;
+
+/// A set of vCPUs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Vcpus(u32);
+
+impl Vcpus {
+    /// How many vCPUs there can be.
+    pub const MOST: usize = 32;
+    /// None.
+    pub const NONE: Self = Self(0);
+    /// All there can be.
+    pub const ALL: Self = Self(u32::MAX);
+
+    /// Whether one of them is in it.
+    pub const fn contains(self, vcpu: Vcpu) -> bool {
+        self.0 & 1 << vcpu != 0
+    }
+
+    /// It and one more.
+    #[must_use]
+    pub const fn with(self, vcpu: Vcpu) -> Self {
+        Self(self.0 | 1 << vcpu)
+    }
+
+    /// All others.
+    #[must_use]
+    pub const fn others(self) -> Self {
+        Self(!self.0)
+    }
+
+    /// Those in it, lowest first.
+    pub fn iter(self) -> impl Iterator<Item = Vcpu> {
+        (0..Self::MOST as Vcpu).filter(move |vcpu| self.contains(*vcpu))
     }
 }
 

@@ -7,7 +7,7 @@ use core::str::FromStr;
 use xen::{Hypervisor, Instant};
 
 use super::Switch;
-use super::bridge::Seed;
+use super::bridge::{PinError, Seed};
 use super::counters::Counters;
 use super::groups::Groups;
 use super::port::{JoinError, PortConfig, PortId, Ports, Versions};
@@ -127,6 +127,22 @@ impl Switches {
         switch.add(config)
     }
 
+    /// Has an address belong to a port which leads to the port of another vCPU that has it
+    /// as its own ([`PortConfig::address`]).
+    ///
+    /// # Errors
+    /// Where it belongs to another port, or cannot be known.
+    pub fn pin(&mut self, port: PortId, address: MacAddress) -> Result<(), PinError> {
+        self.switch_mut(port).map_or(Ok(()), |switch| switch.pin(port, address))
+    }
+
+    /// Ends what [`pin`](Self::pin) did.
+    pub fn unpin(&mut self, port: PortId, address: MacAddress) {
+        if let Some(switch) = self.switch_mut(port) {
+            switch.unpin(port, address);
+        }
+    }
+
     /// Removes a port: what waits for it goes back to `pools`, its addresses are
     /// forgotten. What it counted; `None` if there is no such port.
     pub fn leave(&mut self, port: PortId, pools: &mut Pools) -> Option<Counters> {
@@ -199,6 +215,14 @@ impl Switches {
     pub fn set_carrier(&mut self, port: PortId, carrier: bool, pools: &mut Pools) {
         if let Some(switch) = self.switch_mut(port) {
             switch.set_carrier(port, carrier, pools);
+        }
+    }
+
+    /// Takes note whether on another vCPU, where the port leads, some port of the switch has
+    /// VLANs configured, so that all ports here have VLANs as well.
+    pub fn set_vlans(&mut self, port: PortId, has_vlans: bool) {
+        if let Some(switch) = self.switch_mut(port) {
+            switch.set_vlans(port, has_vlans);
         }
     }
 

@@ -20,7 +20,7 @@ use crate::memory::{Buffer, Size};
 use crate::packet::{
     Checksum, Fragment, Linear, MAX_FRAGMENTS, MacAddress, Meta, Version, checksum,
 };
-use crate::pages::{Claim, ShardId};
+use crate::pages::{Claim, Page, ShardId};
 
 const PACKETS: usize = 400;
 const BROADCAST: [u8; 6] = [0xff; 6];
@@ -37,7 +37,8 @@ fn config(address: Option<[u8; 6]>) -> PortConfig {
     PortConfig {
         address: address.map(MacAddress::new),
         addresses: 4,
-        uplink: false,
+        kind: PortKind::Guest,
+        floods: Vcpus::ALL,
         mtu: 1500,
         tags: 2,
         segmentation: Versions::NONE,
@@ -75,7 +76,7 @@ impl Port for Far {
             let fragments = packet.fragments.iter().map(|fragment| match fragment.hold() {
                 None => Some(fragment.bytes(&pools.buffers).to_vec()),
                 Some(hold) => {
-                    let region = pools.tracker.region(hold, fragment.offset);
+                    let region = pools.tracker.page(hold).region(fragment.offset);
                     self.guests.read(region, usize::from(fragment.len))
                 }
             });
@@ -145,7 +146,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        Self::with_pools(pools(PACKETS, 40, 100, 96))
+        Self::with_pools(pools(PACKETS, 40, 100, MAX_PRIVATE_COPIES + 46))
     }
 
     fn with_pools(mut pools: Pools) -> Self {
@@ -236,7 +237,8 @@ impl World {
             granted.extend(bytes);
             self.guests.grant(DomainId(guest as u16), reference, &granted);
             let id = reference.0 as u16;
-            let claim = Claim { reference, id, extras: 0, since: Instant(0) };
+            let page = Page::Granted(DomainId(guest as u16), reference);
+            let claim = Claim { page, id, extras: 0, since: Instant(0) };
             let hold = self.pools.tracker.claim(self.shards[guest], claim).unwrap();
             let fragment = Fragment::lent(hold, 100, bytes.len() as u16);
             packet.fragments.push(fragment).unwrap();
@@ -410,7 +412,8 @@ fn a_lonely_port_sends_nowhere() {
 #[test]
 fn a_guest_cannot_take_anothers_address_nor_one_in_use_outside() {
     let mut world = World::new();
-    let uplink = world.join("xenbr0", PortConfig { uplink: true, addresses: 64, ..config(None) });
+    let uplink =
+        world.join("xenbr0", PortConfig { kind: PortKind::Uplink, addresses: 64, ..config(None) });
     let [a, b] = world.joined();
     let gateway = [2, 0, 0, 0, 0, 1];
     world.send(uplink, &frame(BROADCAST, gateway, 60));
@@ -887,7 +890,7 @@ fn what_has_no_checksum_to_be_made_is_dropped() {
 
 #[test]
 fn o9_ports_that_do_not_get_on_leave_packets_for_the_others() {
-    let mut world = World::with_pools(pools(40, 40, 100, 64));
+    let mut world = World::with_pools(pools(40, 40, 100, MAX_PRIVATE_COPIES));
     let [from, stalled @ .., to] = world.joined::<5>();
     for port in stalled {
         world.far(port).budget = 0;
@@ -1059,7 +1062,7 @@ fn o9_ports_that_do_not_get_on_leave_buffers_for_the_others() {
         [(Size::Small, 60, 32), (Size::Large, 1000, 40), (Size::Large, 8000, 40)]
     {
         for lent in [false, true] {
-            let mut world = World::with_pools(pools(PACKETS, 2, 20, 64));
+            let mut world = World::with_pools(pools(PACKETS, 2, 20, MAX_PRIVATE_COPIES));
             let config = |guest| PortConfig { mtu: 9000, ..config(Some(guest_mac(guest))) };
             let [from, stalled @ .., to] =
                 [0, 1, 2, 3, 4].map(|guest| world.join("xenbr0", config(guest)));
@@ -1125,7 +1128,7 @@ fn segments_behind_a_refused_one_are_lost_with_it() {
     let queue = QueueLimits { packets: 9, bytes: len(0) + len(1) + len(3), wait: WAIT };
     let b = world.join("xenbr0", PortConfig { queue, ..config(Some(guest_mac(1))) });
     let mut packet = world.private(&bytes);
-    packet.meta = Meta { checksum: Checksum::Partial, gso: Some(gso), hash: None };
+    packet.meta = Meta { checksum: Checksum::Partial, gso: Some(gso), ..Meta::default() };
     world.forward(a, packet);
     world.flush();
     let got = world.got(b);

@@ -10,7 +10,7 @@
 //! - A tag is one of IEEE 802.1Q, type 0x8100, at the start of the frame. A service tag
 //!   (0x88a8) is payload.
 //! - A port for which nothing is configured has VLAN 1 alone, untagged. The uplink has that
-//!   untagged as well, and all others tagged.
+//!   untagged as well, and all others tagged; so have links between vCPUs.
 //!
 //! All of this holds on a bridge of which some port has VLANs configured. Any other bridge
 //! passes frames as they are, with whatever tags.
@@ -24,10 +24,9 @@ use core::mem;
 use core::str::FromStr;
 
 use super::counters::DropReason;
-use super::port::PortConfig;
-use crate::memory::Size;
+use super::port::{PortConfig, PortKind};
 use crate::packet::{Fragment, Linear, Packet, VLAN_TAG};
-use crate::{HEADROOM, Pools};
+use crate::{OWN_HEADERS, Pools};
 
 /// The VLAN of ports for which nothing is configured, as with Linux.
 const DEFAULT: u16 = 1;
@@ -39,10 +38,6 @@ const TAG_TYPE: [u8; 2] = [0x81, 0x00];
 const TYPE: usize = 12;
 /// The bits of a tag that name a VLAN.
 const VLAN_BITS: u16 = 0xfff;
-
-/// How many bytes get a buffer of their own where headers must be changed: more than the
-/// longest headers that anything looks at.
-const MAX_OWN_HEADERS: usize = Size::Small.bytes() - HEADROOM as usize;
 
 /// The VLANs of a port (`vlan=`).
 #[derive(Clone, PartialEq, Eq)]
@@ -255,7 +250,9 @@ impl PortConfig {
         match &self.vlans {
             Some(vlans) => vlans.form(vlan),
             None if vlan == DEFAULT => Some(Form::Untagged),
-            None => (self.uplink && (1..=LAST).contains(&vlan)).then_some(Form::Tagged),
+            None => {
+                (self.kind != PortKind::Guest && (1..=LAST).contains(&vlan)).then_some(Form::Tagged)
+            }
         }
     }
 }
@@ -346,7 +343,7 @@ fn own_headers<'a>(
     let linear = packet.linear.as_mut()?;
     let owned = pools.buffers.bytes_mut(&mut linear.buffer).is_some();
     if usize::from(linear.offset) < room || !owned {
-        let headers = usize::from(linear.len).min(MAX_OWN_HEADERS);
+        let headers = usize::from(linear.len).min(OWN_HEADERS);
         if headers < linear.len.into() && packet.fragments.is_full() {
             return None;
         }

@@ -15,6 +15,7 @@
 #include <xen/elfnote.h>
 #include <xen/physdev.h>
 #include <xen/hvm/hvm_op.h>
+#include <xen/hvm/hvm_vcpu.h>
 #include <xen/hvm/params.h>
 #include <xen/hvm/e820.h>
 #include <xen/arch-x86/cpuid.h>

@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, clippy::all, clippy::undocumented_unsafe_blocks)]
 #![allow(clippy::multiple_unsafe_ops_per_block)]
 
+pub const XEN_LEGACY_MAX_VCPUS: u32 = 32;
 pub const XEN_CPUID_NO_SUBLEAF: u32 = 4294967295;
 pub const XEN_EMULATE_PREFIX: &[u8; 34] = b".byte 0x0f,0x0b,0x78,0x65,0x6e ; \0";
 pub const __HYPERVISOR_memory_op: u32 = 12;
@@ -90,11 +91,13 @@ pub const SHUTDOWN_crash: u32 = 3;
 pub const SHUTDOWN_watchdog: u32 = 4;
 pub const SHUTDOWN_soft_reset: u32 = 5;
 pub const SHUTDOWN_MAX: u32 = 5;
+pub const VCPUOP_initialise: u32 = 0;
+pub const VCPUOP_up: u32 = 1;
+pub const VCPUOP_is_up: u32 = 3;
 pub const VCPUOP_set_periodic_timer: u32 = 6;
 pub const VCPUOP_stop_periodic_timer: u32 = 7;
 pub const VCPUOP_set_singleshot_timer: u32 = 8;
 pub const VCPUOP_stop_singleshot_timer: u32 = 9;
-pub const VCPUOP_register_vcpu_info: u32 = 10;
 pub const XENVER_version: u32 = 0;
 pub const XENVER_extraversion: u32 = 1;
 pub const XENVER_get_features: u32 = 6;
@@ -145,6 +148,7 @@ pub const XEN_ELFNOTE_DUMPCORE_FORMAT_VERSION: u32 = 33554435;
 pub const HVMOP_set_param: u32 = 0;
 pub const HVMOP_get_param: u32 = 1;
 pub const HVMOP_set_evtchn_upcall_vector: u32 = 23;
+pub const VCPU_HVM_MODE_64B: u32 = 1;
 pub const HVM_PARAM_CALLBACK_IRQ: u32 = 0;
 pub const HVM_PARAM_CALLBACK_TYPE_VECTOR: u32 = 2;
 pub const HVM_PARAM_STORE_PFN: u32 = 1;
@@ -348,6 +352,12 @@ pub struct evtchn_bind_virq {
 }
 #[repr(C)]
 #[derive(Default, Copy, Clone)]
+pub struct evtchn_bind_ipi {
+    pub vcpu: u32,
+    pub port: evtchn_port_t,
+}
+#[repr(C)]
+#[derive(Default, Copy, Clone)]
 pub struct evtchn_close {
     pub port: evtchn_port_t,
 }
@@ -401,6 +411,12 @@ impl Default for evtchn_status {
             s.assume_init()
         }
     }
+}
+#[repr(C)]
+#[derive(Default, Copy, Clone)]
+pub struct evtchn_bind_vcpu {
+    pub port: evtchn_port_t,
+    pub vcpu: u32,
 }
 #[repr(C)]
 #[derive(Default, Copy, Clone)]
@@ -539,13 +555,6 @@ pub struct vcpu_set_singleshot_timer {
 }
 #[repr(C)]
 #[derive(Default, Copy, Clone)]
-pub struct vcpu_register_vcpu_info {
-    pub mfn: u64,
-    pub offset: u32,
-    pub rsvd: u32,
-}
-#[repr(C)]
-#[derive(Default, Copy, Clone)]
 pub struct xen_feature_info {
     pub submap_idx: core::ffi::c_uint,
     pub submap: u32,
@@ -563,6 +572,92 @@ pub struct xen_hvm_param {
 pub struct xen_hvm_evtchn_upcall_vector {
     pub vcpu: u32,
     pub vector: u8,
+}
+#[repr(C)]
+#[derive(Default, Copy, Clone)]
+pub struct vcpu_hvm_x86_32 {
+    pub eax: u32,
+    pub ecx: u32,
+    pub edx: u32,
+    pub ebx: u32,
+    pub esp: u32,
+    pub ebp: u32,
+    pub esi: u32,
+    pub edi: u32,
+    pub eip: u32,
+    pub eflags: u32,
+    pub cr0: u32,
+    pub cr3: u32,
+    pub cr4: u32,
+    pub pad1: u32,
+    pub efer: u64,
+    pub cs_base: u32,
+    pub ds_base: u32,
+    pub ss_base: u32,
+    pub es_base: u32,
+    pub tr_base: u32,
+    pub cs_limit: u32,
+    pub ds_limit: u32,
+    pub ss_limit: u32,
+    pub es_limit: u32,
+    pub tr_limit: u32,
+    pub cs_ar: u16,
+    pub ds_ar: u16,
+    pub ss_ar: u16,
+    pub es_ar: u16,
+    pub tr_ar: u16,
+    pub pad2: [u16; 3usize],
+}
+pub type xen_vcpu_hvm_x86_32_t = vcpu_hvm_x86_32;
+#[repr(C)]
+#[derive(Default, Copy, Clone)]
+pub struct vcpu_hvm_x86_64 {
+    pub rax: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rbx: u64,
+    pub rsp: u64,
+    pub rbp: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub rip: u64,
+    pub rflags: u64,
+    pub cr0: u64,
+    pub cr3: u64,
+    pub cr4: u64,
+    pub efer: u64,
+}
+pub type xen_vcpu_hvm_x86_64_t = vcpu_hvm_x86_64;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct vcpu_hvm_context {
+    pub mode: u32,
+    pub pad: u32,
+    pub cpu_regs: vcpu_hvm_context__bindgen_ty_1,
+}
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub union vcpu_hvm_context__bindgen_ty_1 {
+    pub x86_32: xen_vcpu_hvm_x86_32_t,
+    pub x86_64: xen_vcpu_hvm_x86_64_t,
+}
+impl Default for vcpu_hvm_context__bindgen_ty_1 {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+impl Default for vcpu_hvm_context {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
 }
 #[repr(C)]
 #[derive(Default, Copy, Clone)]

@@ -93,6 +93,11 @@ impl GrantCopy {
         Self::new(grant_side(from), grant_side(to), len, flags)
     }
 
+    /// From our own memory to our own memory, as many bytes as there is room for.
+    pub fn within(from: LocalRegion, to: LocalRegion) -> Self {
+        Self::new(local_side(from), local_side(to), from.len().min(to.len()), 0)
+    }
+
     fn new(
         source: bindings::gnttab_copy_gnttab_copy_ptr,
         dest: bindings::gnttab_copy_gnttab_copy_ptr,

@@ -7,7 +7,7 @@ use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use crate::bindings::*;
-use crate::event::{EventPort, RemotePort};
+use crate::event::{EventPort, OWNERS, RemotePort, VCPUS};
 use crate::grant::{GrantCopy, GrantMap, GrantUnmap};
 use crate::time::Clock;
 use crate::{DomainId, Errno, ForeignFrame, Hypervisor, Instant, SharedPage};
@@ -108,17 +108,138 @@ unsafe fn grant_operate<T>(operation: u32, batch: &mut [T]) {
     let _ = unsafe { hypercall(__HYPERVISOR_grant_table_op, operation.into(), pointer, count) };
 }
 
-/// The real hypervisor.
+/// The real hypervisor, as a vCPU reaches it.
 #[derive(Clone, Copy, Debug)]
 pub struct Xen {
     clock: Clock,
+    vcpu: u32,
 }
 
 impl Xen {
-    /// Reaches the hypervisor whose shared information page tells the time.
-    pub const fn new(clock: Clock) -> Self {
-        Self { clock }
+    /// Reaches the hypervisor for a vCPU, whose clock this is and which gets the events of
+    /// what is bound.
+    pub const fn new(clock: Clock, vcpu: u32) -> Self {
+        Self { clock, vcpu }
     }
+
+    /// The vCPU's clock.
+    pub const fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Which vCPU.
+    pub const fn vcpu(&self) -> u32 {
+        self.vcpu
+    }
+
+    /// Has a port's events raised at the vCPU. Those of a new one are at the first.
+    fn take(&self, port: EventPort) -> Result<(), Errno> {
+        OWNERS.set(port, self.vcpu);
+        if self.vcpu == 0 {
+            return Ok(());
+        }
+        event_operate(EVTCHNOP_bind_vcpu, &mut evtchn_bind_vcpu { port: port.0, vcpu: self.vcpu })
+    }
+
+    /// Binds the timer's event of the vCPU.
+    pub fn bind_timer(&self) -> Result<EventPort, Errno> {
+        let mut bind = evtchn_bind_virq { virq: VIRQ_TIMER, vcpu: self.vcpu, port: 0 };
+        event_operate(EVTCHNOP_bind_virq, &mut bind)?;
+        let port = EventPort(bind.port);
+        OWNERS.set(port, self.vcpu);
+        Ok(port)
+    }
+
+    /// Binds an event that others of our vCPUs raise at this one.
+    pub fn bind_ipi(&self) -> Result<EventPort, Errno> {
+        let mut bind = evtchn_bind_ipi { vcpu: self.vcpu, port: 0 };
+        event_operate(EVTCHNOP_bind_ipi, &mut bind)?;
+        let port = EventPort(bind.port);
+        OWNERS.set(port, self.vcpu);
+        Ok(port)
+    }
+
+    /// Raises the timer's event at `at`, once; replaces what was set before. To be called on
+    /// the vCPU itself.
+    pub fn set_timer(&self, at: Instant) -> Result<(), Errno> {
+        let mut timer = vcpu_set_singleshot_timer { timeout_abs_ns: at.0, flags: 0 };
+        // SAFETY: the operation reads the structure.
+        unsafe { vcpu_operate(VCPUOP_set_singleshot_timer, self.vcpu, &mut timer) }
+    }
+}
+
+/// Makes a hypercall about a vCPU.
+///
+/// # Safety
+/// `argument` is the structure that `operation` takes, and the caller allows what the
+/// operation does.
+unsafe fn vcpu_operate<T>(operation: u32, vcpu: u32, argument: &mut T) -> Result<(), Errno> {
+    let pointer = ptr::from_mut(argument) as u64;
+    // SAFETY: the caller's contract; the structure is borrowed for the call.
+    check(unsafe { hypercall(__HYPERVISOR_vcpu_op, operation.into(), vcpu.into(), pointer) })
+        .map(drop)
+}
+
+/// How many vCPUs the domain has, by the toolstack's `vcpus=`.
+pub fn vcpus() -> u32 {
+    let exists = |vcpu: &u32| {
+        // SAFETY: the operation takes no structure, and only asks.
+        unsafe { vcpu_operate(VCPUOP_is_up, *vcpu, &mut ()) }.is_ok()
+    };
+    (1..VCPUS).take_while(exists).count() as u32 + 1
+}
+
+/// Where a vCPU begins: in 64-bit mode, with interrupts off.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// A function that takes one argument and does not return.
+    pub entry: extern "C" fn(usize) -> !,
+    /// Its argument.
+    pub argument: usize,
+    /// The end of its stack, 16-byte aligned.
+    pub stack: usize,
+    /// The processor's control registers.
+    pub control: ControlRegisters,
+}
+
+/// Control registers of a processor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ControlRegisters {
+    /// CR0.
+    pub cr0: u64,
+    /// CR3.
+    pub cr3: u64,
+    /// CR4.
+    pub cr4: u64,
+    /// EFER.
+    pub efer: u64,
+}
+
+/// Has a vCPU begin.
+///
+/// # Safety
+/// The stack and whatever the argument stands for are the vCPU's own, and the page tables
+/// map them and the entry.
+pub unsafe fn start_vcpu(vcpu: u32, start: Start) -> Result<(), Errno> {
+    let Start { entry, argument, stack, control } = start;
+    let registers = vcpu_hvm_x86_64 {
+        rdi: argument as u64,
+        // As after a call: the ABI wants it that way.
+        rsp: stack as u64 - 8,
+        rip: entry as usize as u64,
+        rflags: 0x2,
+        cr0: control.cr0,
+        cr3: control.cr3,
+        cr4: control.cr4,
+        efer: control.efer,
+        ..Default::default()
+    };
+    let mut context = vcpu_hvm_context { mode: VCPU_HVM_MODE_64B, ..Default::default() };
+    context.cpu_regs.x86_64 = registers;
+    // SAFETY: the operation reads the structure; what the vCPU then does is the caller's.
+    unsafe { vcpu_operate(VCPUOP_initialise, vcpu, &mut context) }?;
+    // SAFETY: the operation takes no structure.
+    unsafe { vcpu_operate(VCPUOP_up, vcpu, &mut ()) }
 }
 
 impl Hypervisor for Xen {
@@ -155,7 +276,7 @@ impl Hypervisor for Xen {
         };
         event_operate(EVTCHNOP_bind_interdomain, &mut bind)?;
         let port = EventPort(bind.local_port);
-        if let Err(error) = unmask(port) {
+        if let Err(error) = self.take(port).and_then(|()| unmask(port)) {
             let _ = self.close(port);
             return Err(error);
         }
@@ -187,22 +308,6 @@ pub fn unmask(port: EventPort) -> Result<(), Errno> {
     event_operate(EVTCHNOP_unmask, &mut evtchn_unmask { port: port.0 })
 }
 
-/// Binds the timer's event on vCPU 0.
-pub fn bind_timer() -> Result<EventPort, Errno> {
-    let mut bind = evtchn_bind_virq { virq: VIRQ_TIMER, vcpu: 0, port: 0 };
-    event_operate(EVTCHNOP_bind_virq, &mut bind)?;
-    Ok(EventPort(bind.port))
-}
-
-/// Raises the timer's event at `at`, once; replaces what was set before.
-pub fn set_timer(vcpu: u32, at: Instant) -> Result<(), Errno> {
-    let mut timer = vcpu_set_singleshot_timer { timeout_abs_ns: at.0, flags: 0 };
-    let pointer = ptr::from_mut(&mut timer) as u64;
-    let (number, operation) = (__HYPERVISOR_vcpu_op, VCPUOP_set_singleshot_timer.into());
-    // SAFETY: the operation reads the structure, borrowed for the call.
-    check(unsafe { hypercall(number, operation, vcpu.into(), pointer) }).map(drop)
-}
-
 /// Reads one of the domain's HVM parameters (`HVM_PARAM_*`).
 pub fn hvm_param(index: u32) -> Result<u64, Errno> {
     let mut param = xen_hvm_param { domid: DomainId::SELF.0, index, ..Default::default() };
@@ -218,7 +323,7 @@ fn set_hvm_param(index: u32, value: u64) -> Result<(), Errno> {
     unsafe { operate(__HYPERVISOR_hvm_op, HVMOP_set_param, &mut param) }.map(drop)
 }
 
-/// Has Xen itself inject `vector` while events of vCPU 0 are pending: an interrupt that
+/// Has Xen itself inject `vector` at a vCPU while events of it are pending: an interrupt that
 /// needs no end.
 ///
 /// That the parameter is set tells the toolstack as well that the domain listens: without
@@ -228,12 +333,12 @@ pub fn set_upcall_vector(vector: u8) -> Result<(), Errno> {
     set_hvm_param(HVM_PARAM_CALLBACK_IRQ, kind | u64::from(vector))
 }
 
-/// Has event channel upcalls of vCPU 0 delivered through `vector` of its local
+/// Has event channel upcalls of a vCPU delivered through `vector` of its local
 /// APIC, which has to be on: an upcall dropped while it is off stays latched for
 /// ever. Then tells the toolstack that the domain listens, as
 /// [`set_upcall_vector`] does.
-pub fn set_apic_upcall_vector(vector: u8) -> Result<(), Errno> {
-    let mut upcall = xen_hvm_evtchn_upcall_vector { vcpu: 0, vector };
+pub fn set_apic_upcall_vector(vcpu: u32, vector: u8) -> Result<(), Errno> {
+    let mut upcall = xen_hvm_evtchn_upcall_vector { vcpu, vector };
     // SAFETY: the operation takes this structure and writes nothing else.
     unsafe { operate(__HYPERVISOR_hvm_op, HVMOP_set_evtchn_upcall_vector, &mut upcall) }?;
     set_hvm_param(HVM_PARAM_CALLBACK_IRQ, 1)

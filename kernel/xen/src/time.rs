@@ -7,9 +7,10 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::Instant;
-use crate::bindings::{shared_info, vcpu_info, vcpu_time_info};
+use crate::bindings::{vcpu_info, vcpu_time_info};
+use crate::event::vcpu_offset;
 
-/// The clock of vCPU 0.
+/// The clock of a vCPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     /// The `vcpu_time_info` that Xen keeps up to date.
@@ -31,14 +32,15 @@ struct Reading {
 }
 
 impl Clock {
-    /// Reads time from the shared information page.
+    /// Reads a vCPU's time from the shared information page; `None` where that has no record
+    /// of it.
     ///
     /// # Safety
     /// The page stays mapped for ever.
-    pub const unsafe fn new(base: NonNull<u8>) -> Self {
-        let offset = offset_of!(shared_info, vcpu_info) + offset_of!(vcpu_info, time);
+    pub unsafe fn new(base: NonNull<u8>, vcpu: u32) -> Option<Self> {
+        let offset = vcpu_offset(vcpu)? + offset_of!(vcpu_info, time);
         // SAFETY: inside the page.
-        Self { record: unsafe { base.add(offset) } }
+        Some(Self { record: unsafe { base.add(offset) } })
     }
 
     /// The time since the host started.

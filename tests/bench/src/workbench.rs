@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use drivers::netback::{ConnectRequest, VifConfig, VifHost, VifId};
 use drivers::network::Network;
 use drivers::nic::{Cause, Status};
+use drivers::turn::DataPlane;
 use kernel::packet::MacAddress;
 use kernel::pages::choice::Mode;
 use kernel::switch::{self, Switches};

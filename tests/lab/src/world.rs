@@ -50,7 +50,7 @@ pub struct World {
     backend: Backend,
     console: Option<Log>,
     /// What `extra=` says, where Causeway was started with it.
-    words: String,
+    options: String,
     peers: BTreeMap<String, Peer>,
     on_the_wire: BTreeSet<Mac>,
 }
@@ -74,7 +74,7 @@ impl World {
             lab: Lab::boot(&options)?,
             backend: backend.clone(),
             console: None,
-            words: String::new(),
+            options: String::new(),
             peers: BTreeMap::new(),
             on_the_wire: BTreeSet::new(),
         };
@@ -199,17 +199,25 @@ impl World {
     /// Sees to it that Causeway runs with the NIC and these words in `extra=`; where it
     /// does not, it is started so in place of all other domains.
     pub fn causeway_with(&mut self, words: &str) -> Result<()> {
+        self.causeway_as(format!("kernel = '/lab/causeway'\nextra = '{words}'\n"))
+    }
+
+    /// The same of so many vCPUs.
+    pub fn causeway_of(&mut self, vcpus: u32) -> Result<()> {
+        self.causeway_as(format!("vcpus = {vcpus}\n"))
+    }
+
+    fn causeway_as(&mut self, options: String) -> Result<()> {
         self.needs_causeway()?;
-        if self.console.is_some() && self.words == words {
+        if self.console.is_some() && self.options == options {
             return Ok(());
         }
         self.clear()?;
-        let options = format!("kernel = '/lab/causeway'\nextra = '{words}'\n");
         let config = config::driver_domain(Door::Firmware)? + "\n" + &options;
         let console = self.lab.create(DRIVER_DOMAIN, &config, "")?;
         console.wait(&["causeway", "ready"], READY)?;
         self.adopt_driver_domain(console);
-        self.words = words.into();
+        self.options = options;
         Ok(())
     }
 
@@ -305,7 +313,7 @@ impl World {
     /// A scenario started the driver domain itself; this is its console.
     pub fn adopt_driver_domain(&mut self, console: Log) {
         self.console = Some(console);
-        self.words.clear();
+        self.options.clear();
     }
 
     /// The driver domain is another one now, or none.

@@ -23,6 +23,7 @@ pub mod small;
 pub mod streams;
 pub mod trials;
 mod uplink;
+mod vcpus;
 mod wire;
 mod world;
 
@@ -35,5 +36,6 @@ pub use front::{ControlRings, Front, Manners, Outgoing, Received, Rings, Spread,
 pub use scale::heap_for_vifs;
 pub use schedule::{OUTSIDE, Plan, Step};
 pub use uplink::Uplink;
+pub use vcpus::Vcpus;
 pub use wire::Wire;
 pub use world::{GUESTS, Id, US, World, pools, pools_with};

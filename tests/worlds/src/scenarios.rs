@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use kernel::packet::Fragment;
-use kernel::pages::Claim;
 use kernel::pages::choice::{Mode, Reason};
+use kernel::pages::{Claim, Page};
 use kernel::switch::Holding;
 use xen::fake::{FakeXen, Grant, Kind, When};
 use xen::netif::{ExtraFlags, ExtraInfo, Status, TxFlags};
@@ -458,7 +458,8 @@ pub fn o11_a_release_allocates_nothing() {
     let mut packets = Vec::new();
     for number in 0..512u16 {
         let reference = guest.grant(guest.add_page(), Grant::ReadOnly);
-        let claim = Claim { reference, id: number, extras: 0, since: Instant(0) };
+        let page = Page::Granted(GUESTS[0], reference);
+        let claim = Claim { page, id: number, extras: 0, since: Instant(0) };
         let hold = pools.tracker.claim(shards[usize::from(number % 2)], claim).expect("a record");
         let mut packet = pools.take().expect("a packet");
         packet.fragments.push(Fragment::lent(hold, 0, 100)).expect("room");

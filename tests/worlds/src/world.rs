@@ -10,7 +10,7 @@ use drivers::fake::journal;
 use drivers::netback::data::STALL_TIMEOUT;
 use drivers::network::Network;
 use drivers::nic::Status;
-use drivers::turn::{Next, turn};
+use drivers::turn::{DataPlane, Next, turn};
 use kernel::memory::{Buffers, Ram, Size, Window};
 use kernel::pages::choice::Mode;
 use kernel::switch::{self, DropReason, Holding, Switches};
@@ -42,7 +42,8 @@ const MANY_FRAMES: usize = 1280;
 const PACKETS: usize = 1200;
 const COPIES: usize = 512;
 /// Ports for all vifs that are served at once, and a table of addresses as the image has.
-const SWITCHES: switch::Limits = switch::Limits { switches: 4, ports: 72, addresses: 4096 };
+pub(crate) const SWITCHES: switch::Limits =
+    switch::Limits { switches: 4, ports: 72, addresses: 4096 };
 
 /// Turns without a rest after which the domain is taken to spin.
 const PATIENCE: usize = 20_000;
@@ -582,7 +583,7 @@ impl<U: Uplink> World<U> {
             assert_eq!(pools.buffers.free(size), cells - kept, "{size:?} buffers lost");
         }
         assert!(pools.copies.is_empty(), "copies left over");
-        let (rings, channels) = (self.network.rings(), self.network.event_channels());
+        let (rings, channels) = (self.network.rings(), self.network.ports().len());
         let Audit { mappings, ports, zombies, displaced, stray_notifies } = self.xen.audit();
         assert_eq!(pools.window.quarantined(), self.quarantined, "unmaps failed");
         assert_eq!(mappings.len(), rings + self.quarantined, "{mappings:?}");

@@ -65,6 +65,8 @@ impl Channels {
 /// A queue.
 #[derive(Debug)]
 pub(super) struct Queue {
+    /// Its number, where the vif has several.
+    pub(super) number: Option<u8>,
     pub(super) tx: TxQueue,
     pub(super) rx: RxQueue,
     pub(super) channels: Channels,
@@ -96,7 +98,8 @@ impl Queue {
         let pages = [tx_page, rx_page];
         match Self::take_over(hypervisor, domain, frontend, rings, &pages, pools) {
             Ok((tx, rx, channels)) => {
-                Ok(Self { tx, rx, channels, ready: true, stalled: false, pages })
+                let number = keys.number;
+                Ok(Self { number, tx, rx, channels, ready: true, stalled: false, pages })
             }
             Err(error) => {
                 unmap(hypervisor, &mut pools.window, pages);

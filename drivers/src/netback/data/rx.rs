@@ -382,8 +382,7 @@ impl<'a> Pieces<'a> {
         let fragment = self.packet.fragments.get(self.piece - 1)?;
         match &fragment.bytes {
             Bytes::Lent(hold) => {
-                let from = pools.tracker.region(hold, fragment.offset + self.done);
-                Some(GrantCopy::between_grants(from, to, count))
+                pools.tracker.page(hold).copy_to_grant(fragment.offset + self.done, to, count)
             }
             Bytes::Own(_) => self.copy_own(fragment.region(&pools.buffers)?, to, count),
         }

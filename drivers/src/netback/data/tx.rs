@@ -13,10 +13,10 @@ use kernel::memory::Size;
 use kernel::packet::{
     BATCH, Batch, Checksum, ETHERNET_HEADER, Fragment, Gso, Linear, Packet, Version,
 };
-use kernel::pages::{Claim, ShardId};
+use kernel::pages::{Claim, Page, ShardId};
 use kernel::switch::TooManyGroups;
 use kernel::{HEADROOM, Pools};
-use xen::grant::{GrantCopy, GrantRef};
+use xen::grant::GrantRef;
 use xen::netif::{Status, TxFlags, TxResponse, TxSlot};
 use xen::ring::{BackRing, TX_RING_SIZE};
 use xen::{DomainId, Hypervisor, Instant, SharedPage};
@@ -61,6 +61,7 @@ impl AddAssign for TxCounters {
 /// A transmit queue.
 #[derive(Debug)]
 pub(super) struct TxQueue {
+    domain: DomainId,
     ring: Ring,
     shard: ShardId,
     /// A request's first slot that was taken when there was no credit for it: what was read
@@ -96,7 +97,14 @@ impl TxQueue {
         let ring = Ring::attach(page).map_err(Violation::Ring)?;
         let slots = TX_RING_SIZE as u16;
         let shard = pools.tracker.open(domain, slots).ok_or(Violation::TooManyRequests)?;
-        Ok(Self { ring, shard, held: None, resumes_at: None, counters: TxCounters::default() })
+        Ok(Self {
+            domain,
+            ring,
+            shard,
+            held: None,
+            resumes_at: None,
+            counters: TxCounters::default(),
+        })
     }
 
     /// The queue's lent pages.
@@ -250,8 +258,8 @@ impl TxQueue {
                 continue;
             }
             let extras = if index == 0 { chain.extras } else { 0 };
-            let reference = GrantRef(slot.gref);
-            let claim = Claim { reference, id: slot.id, extras, since: now };
+            let page = Page::Granted(self.domain, GrantRef(slot.gref));
+            let claim = Claim { page, id: slot.id, extras, since: now };
             let Some(hold) = pools.tracker.claim(self.shard, claim) else {
                 packet.linear = Some(Linear { buffer, offset: HEADROOM, len: 0 });
                 pools.give(packet);
@@ -261,9 +269,9 @@ impl TxQueue {
             let start = usize::from(HEADROOM + at);
             if pulled > 0
                 && let Some(to) = pools.buffers.region(&buffer, start..start + usize::from(pulled))
+                && let Some(copy) = pools.tracker.page(&hold).copy_out(slot.offset, to)
             {
-                let from = pools.tracker.region(&hold, slot.offset);
-                pools.copies.push(GrantCopy::from_grant(from, to));
+                pools.copies.push(copy);
             }
             at += pulled;
             let kept = match defect::is(Defect::SendsHeadersFromThePage) {

@@ -71,6 +71,8 @@ impl AddAssign for VifCounters {
 /// How a queue is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct QueueStatus {
+    /// Its number, where the vif has several.
+    pub number: Option<u8>,
     /// What it counts.
     pub counters: VifCounters,
     /// Whether the guest has left it short of receive slots for too long, so that what
@@ -257,9 +259,9 @@ impl<H: Hypervisor> Vif<H> {
 
     /// The queues.
     pub fn queues(&self) -> impl Iterator<Item = QueueStatus> {
-        self.queues.iter().map(|Queue { tx, rx, stalled, .. }| {
+        self.queues.iter().map(|Queue { number, tx, rx, stalled, .. }| {
             let counters = VifCounters { tx: tx.counters(), rx: rx.counters() };
-            QueueStatus { counters, stalled: *stalled }
+            QueueStatus { number: *number, counters, stalled: *stalled }
         })
     }
 

@@ -52,6 +52,8 @@ pub struct ControlRing {
 /// The names of the keys of one queue.
 #[derive(PartialEq, Eq, Debug)]
 pub struct QueueKeys {
+    /// The queue's number, where there are several.
+    pub number: Option<u8>,
     /// The tx ring.
     pub tx_ring: &'static str,
     /// The rx ring.
@@ -78,8 +80,9 @@ impl QueueKeys {
 
 /// The keys of a queue below `$dir`.
 macro_rules! queue_keys {
-    ($dir:literal) => {
+    ($number:expr, $dir:literal) => {
         QueueKeys {
+            number: $number,
             tx_ring: concat!($dir, "tx-ring-ref"),
             rx_ring: concat!($dir, "rx-ring-ref"),
             port: concat!($dir, "event-channel"),
@@ -89,16 +92,16 @@ macro_rules! queue_keys {
     };
 }
 
-static ONLY_QUEUE: [QueueKeys; 1] = [queue_keys!("")];
+static ONLY_QUEUE: [QueueKeys; 1] = [queue_keys!(None, "")];
 static QUEUES: [QueueKeys; MAX_QUEUES] = [
-    queue_keys!("queue-0/"),
-    queue_keys!("queue-1/"),
-    queue_keys!("queue-2/"),
-    queue_keys!("queue-3/"),
-    queue_keys!("queue-4/"),
-    queue_keys!("queue-5/"),
-    queue_keys!("queue-6/"),
-    queue_keys!("queue-7/"),
+    queue_keys!(Some(0), "queue-0/"),
+    queue_keys!(Some(1), "queue-1/"),
+    queue_keys!(Some(2), "queue-2/"),
+    queue_keys!(Some(3), "queue-3/"),
+    queue_keys!(Some(4), "queue-4/"),
+    queue_keys!(Some(5), "queue-5/"),
+    queue_keys!(Some(6), "queue-6/"),
+    queue_keys!(Some(7), "queue-7/"),
 ];
 
 /// The names of the control ring's keys.

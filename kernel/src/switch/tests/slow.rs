@@ -143,7 +143,7 @@ fn a_flood_leaves_room_for_others_and_keeps_no_page() {
 
 #[test]
 fn a_flood_takes_no_more_of_the_pool_than_it_leaves() {
-    let mut world = World::with_pools(pools(40, 40, 100, 64));
+    let mut world = World::with_pools(pools(40, 40, 100, MAX_PRIVATE_COPIES));
     let [a] = world.joined();
     for _ in 0..100 {
         world.send(a, &frame(RESERVED, guest_mac(0), 60));

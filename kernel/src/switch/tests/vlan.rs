@@ -18,7 +18,7 @@ fn config_in(guest: u8, vlans: &str) -> PortConfig {
 }
 
 fn uplink() -> PortConfig {
-    PortConfig { uplink: true, addresses: 64, tags: 1, ..config(None) }
+    PortConfig { kind: PortKind::Uplink, addresses: 64, tags: 1, ..config(None) }
 }
 
 /// A world with an uplink and ports of these VLANs for guests 0, 1, …; of none where the
@@ -415,7 +415,8 @@ fn segments_are_cut_behind_the_new_tag() {
                     .map(|frame| [&frame[..12], &[0x81, 0, 0, 10], &frame[12..]].concat())
                     .collect();
                 let mut packet = world.private(&whole);
-                packet.meta = Meta { checksum: Checksum::Partial, gso: Some(gso), hash: None };
+                packet.meta =
+                    Meta { checksum: Checksum::Partial, gso: Some(gso), ..Meta::default() };
                 world.forward(from, packet);
                 world.flush();
                 for (port, wanted) in [(uplink, &tagged), (access, &plain), (trunk, &tagged)] {

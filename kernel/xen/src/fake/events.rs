@@ -77,6 +77,8 @@ struct Ours {
     domain: DomainId,
     /// The other end, until the guest closes it.
     remote: Option<RemotePort>,
+    /// Whether it is the other end itself: our vCPUs' among each other.
+    ipi: bool,
     pending: bool,
 }
 
@@ -119,8 +121,16 @@ impl Ports {
         let port = EventPort(lowest_free(&self.ports));
         channel.state = State::Bound(port);
         // What the guest raised before is lost, so Xen raises one to be safe.
-        self.ports.insert(port.0, Ours { domain: id, remote: Some(remote), pending: true });
+        self.ports
+            .insert(port.0, Ours { domain: id, remote: Some(remote), ipi: false, pending: true });
         Ok(port)
+    }
+
+    /// Opens a port at which we raise events for ourselves.
+    pub(super) fn bind_ipi(&mut self, us: DomainId) -> EventPort {
+        let port = EventPort(lowest_free(&self.ports));
+        self.ports.insert(port.0, Ours { domain: us, remote: None, ipi: true, pending: false });
+        port
     }
 
     pub(super) fn close(
@@ -141,10 +151,11 @@ impl Ports {
 
     /// Raises the event at the other end of `port`, if anybody is there.
     pub(super) fn notify(&mut self, domains: &mut Domains, port: EventPort) {
-        let Some(ours) = self.ports.get(&port.0) else {
+        let Some(ours) = self.ports.get_mut(&port.0) else {
             self.stray += 1;
             return;
         };
+        ours.pending |= ours.ipi;
         if let Some(remote) = ours.remote
             && let Some(domain) = domains.alive(ours.domain)
             && let Some(channel) = domain.channels.0.get_mut(&remote.0)
@@ -176,6 +187,11 @@ impl Ports {
     /// Whether an event is pending.
     pub(super) fn has_pending(&self) -> bool {
         self.ports.values().any(|ours| ours.pending)
+    }
+
+    /// Takes the event that is pending at a port; whether there was one.
+    pub(super) fn take_pending_at(&mut self, port: EventPort) -> bool {
+        self.ports.get_mut(&port.0).is_some_and(|ours| std::mem::take(&mut ours.pending))
     }
 
     /// Takes the pending events, lowest port first.

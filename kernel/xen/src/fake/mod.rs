@@ -123,6 +123,18 @@ impl FakeXen {
         self.0.borrow_mut().ports.take_pending()
     }
 
+    /// Takes the event that is pending at a port of ours; whether there was one.
+    pub fn take_pending_at(&self, port: EventPort) -> bool {
+        self.0.borrow_mut().ports.take_pending_at(port)
+    }
+
+    /// Binds a port of ours to one of our vCPUs, for the others to notify.
+    pub fn bind_ipi(&self) -> EventPort {
+        let mut state = self.0.borrow_mut();
+        let us = state.us;
+        state.ports.bind_ipi(us)
+    }
+
     /// Whether an event is pending at a port of ours.
     pub fn has_pending(&self) -> bool {
         self.0.borrow().ports.has_pending()

@@ -13,9 +13,14 @@ impl Counters {
         Counters(console.replace('\r', ""))
     }
 
-    /// What the line that begins with `subject` says behind it.
+    /// What the first line that begins with `subject` says behind it.
     pub fn line(&self, subject: &str) -> Option<&str> {
-        self.0.lines().find_map(|line| line.strip_prefix(subject)?.strip_prefix(": "))
+        self.lines(subject).next()
+    }
+
+    /// What all of them say: one for each vCPU, where each has its own.
+    pub fn lines(&self, subject: &str) -> impl Iterator<Item = &str> {
+        self.0.lines().filter_map(move |line| line.strip_prefix(subject)?.strip_prefix(": "))
     }
 
     /// The number behind the words `name` in the line that begins with `subject`.

@@ -12,6 +12,7 @@ mod multicast;
 mod offloads;
 mod outside;
 mod streams;
+mod vcpus;
 mod wire;
 
 use std::time::Duration;
@@ -86,6 +87,7 @@ pub const ALL: &[Scenario] = &[
     scenario("map", "guests' pages reach the wire mapped or copied", lent::map),
     scenario("mastering", "the NIC may not read memory any more, in mid-transfer", lent::mastering),
     scenario("destroyed", "a guest dies with pages at the NIC", lent::destroyed),
+    scenario("vcpus", "two vCPUs share the guests", vcpus::vcpus),
     scenario("uplink", "extra= names the bridge that has the NIC", outside::uplink),
     scenario("early-guest", "a guest is created before Causeway is ready", life::early_guest),
     scenario("restart", "Causeway is replaced while guests run", life::restart),
