@@ -15,7 +15,7 @@ use kernel::command_line::CommandLine;
 use kernel::memory::{Buffers, DmaPages, Ram, heap};
 use kernel::pages::choice::{Mode, UnknownMode};
 use kernel::switch::{BridgeName, Switches};
-use kernel::{Limits, Pools, console, events, switch};
+use kernel::{Limits, Pools, console, events, link, switch};
 use xen::hypercall::{self, Shutdown, Xen};
 use xen::{Hypervisor, Instant};
 
@@ -55,7 +55,7 @@ impl Domain {
     /// Puts the parts together on a platform that is up, and has the other vCPUs begin.
     pub fn new(platform: Platform) -> Self {
         let Platform {
-            vcpus,
+            mut vcpus,
             mut ram,
             packets,
             window,
@@ -67,7 +67,11 @@ impl Domain {
             memory,
             entered,
         } = platform;
-        let xen = vcpus[0];
+        let (xen, there) = (vcpus[0], vcpus.len());
+        vcpus.truncate(link::carried(heap::usage().1));
+        if vcpus.len() < there {
+            log::warn!("{} of {there} vCPUs are used: set memory= higher", vcpus.len());
+        }
         let mut pages = DmaPages::new(cut(&mut ram, DMA_PAGES));
         let stacks: Vec<_> = vcpus[1..].iter().map(|_| cut(&mut ram, secondary::STACK)).collect();
         let limits =

@@ -26,7 +26,7 @@ use xen::{DomainId, Hypervisor, Instant};
 use crate::memory::Size;
 use crate::packet::{Batch, Bytes, Fragment, Linear, MAX_FRAGMENTS, Meta, Packet};
 use crate::pages::{Claim, Page, Response, ShardId};
-use crate::switch::{Holding, MAX_WAIT, Port, PortQueue, Traffic, Versions};
+use crate::switch::{Holding, MAX_WAIT, Port, PortQueue, Traffic, Vcpus, Versions};
 use crate::{HEADROOM, OWN_HEADERS, Pools};
 
 /// How many packets are on their way in one direction at once.
@@ -39,6 +39,20 @@ const PAGES: u16 = 1024;
 const PIECE_BITS: u16 = 6;
 
 const _: () = assert!(MAX_FRAGMENTS <= 1 << PIECE_BITS && PARCELS << PIECE_BITS <= 1 << 16);
+
+/// Bytes of heap that a link takes at most, both sides together.
+pub const HEAP: usize =
+    2 * (PARCELS * (size_of::<Parcel>() + size_of::<Lent>() + 64) + PAGES as usize * 64);
+
+/// How many vCPUs, every two of them linked, a heap of so many bytes carries: at least one.
+/// Links take a quarter of it at most.
+pub const fn carried(heap: usize) -> usize {
+    let mut vcpus = 1;
+    while vcpus < Vcpus::MOST && (vcpus + 1) * vcpus / 2 * HEAP <= heap / 4 {
+        vcpus += 1;
+    }
+    vcpus
+}
 
 /// The bridge that a packet is on, as both sides of a link number it.
 pub type BridgeNumber = u16;
@@ -468,5 +482,38 @@ impl Port for Link {
 
     fn partial_checksums(&self) -> Versions {
         Versions::ALL
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xen::fake::FakeXen;
+
+    use super::*;
+
+    #[test]
+    fn a_heap_carries_so_many_vcpus() {
+        assert_eq!([0, 4, 16, 64].map(|mib| carried(mib << 20)), [1, 2, 5, 9]);
+        assert_eq!(carried(usize::MAX), Vcpus::MOST);
+    }
+
+    #[test]
+    fn a_bell_that_is_rung_is_not_slept_over() {
+        let xen = FakeXen::new(DomainId(1));
+        let port = xen.bind_ipi();
+        let bell = Bell::new(port);
+        bell.ring(&xen);
+        assert!(!bell.may_sleep(), "rung before");
+        bell.awake();
+        assert!(bell.answer() && !bell.answer(), "answered once");
+        bell.ring(&xen);
+        assert!(!xen.take_pending_at(port), "who is awake needs no event");
+        assert!(bell.answer() && bell.may_sleep());
+        bell.ring(&xen);
+        assert!(xen.take_pending_at(port), "woken");
+        bell.ring(&xen);
+        assert!(!xen.take_pending_at(port), "once");
+        bell.tell();
+        assert!(bell.has_news() && bell.take_news() && !bell.has_news());
     }
 }

@@ -5,9 +5,10 @@
 //! beyond [`beyond`], and callgrind counts instructions in [`pass`] alone and not beyond it.
 
 mod case;
+pub mod marks;
 mod metered;
 mod workbench;
 
-pub use case::{Case, Path, cases};
+pub use case::{Case, Path, cases, cases_of_several_vcpus};
 pub use metered::{Metered, beyond};
 pub use workbench::{Workbench, pass};

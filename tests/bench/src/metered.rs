@@ -9,23 +9,35 @@ use xen::fake::FakeXen;
 use xen::grant::{GrantCopy, GrantMap, GrantUnmap};
 use xen::{DomainId, Errno, ForeignFrame, Hypervisor, SharedPage};
 
+use crate::marks::{NOBODY, mark};
+
 /// Does what is not ours to do. Callgrind stops counting here, by the function's name.
 #[inline(never)]
-pub fn beyond<R>(work: impl FnOnce() -> R) -> R {
-    work()
+pub fn beyond<R>(vcpu: usize, work: impl FnOnce() -> R) -> R {
+    mark(NOBODY);
+    let done = work();
+    mark(vcpu);
+    done
 }
 
 /// A hypervisor whose work is not ours.
 #[derive(Clone, Debug)]
 pub struct Metered {
     xen: FakeXen,
+    vcpu: usize,
     spent: Rc<Cell<Duration>>,
 }
 
 impl Metered {
-    /// Around the hypervisor in software.
+    /// Around the hypervisor in software, as the first vCPU reaches it.
     pub fn new(xen: FakeXen) -> Self {
-        Self { xen, spent: Rc::default() }
+        Self { xen, vcpu: 0, spent: Rc::default() }
+    }
+
+    /// The same for another vCPU.
+    #[must_use]
+    pub fn of(&self, vcpu: usize) -> Self {
+        Self { vcpu, ..self.clone() }
     }
 
     /// How long it has worked.
@@ -34,7 +46,7 @@ impl Metered {
     }
 
     fn timed<R>(&self, work: impl FnOnce(&FakeXen) -> R) -> R {
-        beyond(|| {
+        beyond(self.vcpu, || {
             let start = Instant::now();
             let result = work(&self.xen);
             self.spent.set(self.spent.get() + start.elapsed());

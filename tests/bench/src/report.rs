@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use bench::{Case, Path as Way, cases};
+use bench::{Case, Path as Way, cases, cases_of_several_vcpus};
 use serde_json::Value;
 
 use crate::callgrind::instructions_per_packet;
+use crate::lines::lines_per_packet;
 use crate::plot::{self, Series};
 
 struct Measured {
@@ -17,6 +18,8 @@ struct Measured {
     instructions: f64,
     /// The median.
     nanoseconds: f64,
+    /// Lines that went from one vCPU to another, where there are several.
+    lines: f64,
 }
 
 /// Counts, and writes `host.tsv`, `host.md` and the plots into a directory.
@@ -30,14 +33,16 @@ pub fn write(directory: &Path) -> Result<()> {
             case: *case,
             instructions: instructions_per_packet(case, &target)?,
             nanoseconds: nanoseconds(&target.join("criterion"), case)?,
+            lines: if case.vcpus > 1 { lines_per_packet(case)? } else { 0.0 },
         };
         eprintln!(
-            "{} of {}: {}: {:.0} instructions, {:.0} ns",
+            "{} of {}: {}: {:.0} instructions, {:.0} ns, {:.2} lines",
             number + 1,
             cases.len(),
             case.name(),
             measured.instructions,
-            measured.nanoseconds
+            measured.nanoseconds,
+            measured.lines
         );
         all.push(measured);
     }
@@ -70,7 +75,7 @@ pub fn write(directory: &Path) -> Result<()> {
 
 /// Neither vifs nor stations beside those that it takes.
 fn few(case: &Case) -> bool {
-    case.stations == 1 && case.vifs < 10
+    case.stations == 1 && case.vifs < 10 && case.vcpus == 1
 }
 
 fn by_size(all: &[Measured], way: Way, size: impl Fn(&Case) -> usize) -> Vec<(f64, f64)> {
@@ -97,12 +102,15 @@ fn nanoseconds(criterion: &Path, case: &Case) -> Result<f64> {
 }
 
 fn samples(all: &[Measured]) -> String {
-    let mut text = String::from("path\tlen\tbatch\tvifs\tstations\tinstructions\tnanoseconds\n");
-    for Measured { case, instructions, nanoseconds } in all {
-        let Case { path, len, batch, vifs, stations } = case;
+    let mut text = String::from(
+        "path\tlen\tbatch\tvifs\tstations\tvcpus\tqueues\tinstructions\tnanoseconds\tlines\n",
+    );
+    for Measured { case, instructions, nanoseconds, lines } in all {
+        let Case { path, len, batch, vifs, stations, vcpus, queues } = case;
         let name = path.name();
         text += &format!(
-            "{name}\t{len}\t{batch}\t{vifs}\t{stations}\t{instructions:.1}\t{nanoseconds:.1}\n"
+            "{name}\t{len}\t{batch}\t{vifs}\t{stations}\t{vcpus}\t{queues}\t\
+             {instructions:.1}\t{nanoseconds:.1}\t{lines:.2}\n"
         );
     }
     text
@@ -121,8 +129,11 @@ fn text(all: &[Measured]) -> Result<String> {
     }
     text += "\n| path | bytes | at once | vifs | stations | instructions a packet | ns a packet |\n\
              |---|--:|--:|--:|--:|--:|--:|\n";
-    for Measured { case, instructions, nanoseconds } in all {
-        let Case { path, len, batch, vifs, stations } = case;
+    for Measured { case, instructions, nanoseconds, .. } in all {
+        let Case { path, len, batch, vifs, stations, vcpus, .. } = case;
+        if *vcpus > 1 {
+            continue;
+        }
         let name = path.name();
         writeln!(
             text,
@@ -141,6 +152,29 @@ fn text(all: &[Measured]) -> Result<String> {
         let ratio = at(1000.0).zip(at(10.0)).map(|(many, few)| many / few);
         let ratio = ratio.context("a size is missing")?;
         writeln!(text, "| {name} | {ratio:.3}× | ≤ 1.2× (1.05×) |")?;
+    }
+    text += "\nOf several vCPUs, in passes of eight packets; nanoseconds are a packet's on one of \
+             them.\n\
+             Lines are those of the cache that go from one vCPU to another, of what the domain \
+             itself\nreads and writes (lackey).\n\n\
+             | | bytes | vCPUs | instructions a packet | ns a packet | lines a packet |\n\
+             |---|--:|--:|--:|--:|--:|\n";
+    for case in cases_of_several_vcpus() {
+        let measured = all.iter().find(|measured| measured.case == case);
+        let Measured { instructions, nanoseconds, lines, .. } =
+            measured.with_context(|| format!("{} is missing", case.name()))?;
+        let what = match (case.path, case.vcpus, case.queues) {
+            (Way::ToWire, ..) => "to the wire, whose NIC another vCPU has",
+            (Way::FromWire, ..) => "from there",
+            (_, 1, _) => "guest to guest, on one vCPU",
+            (_, _, 1) => "guest to guest, each on another vCPU",
+            _ => "guest to guest, a queue on each vCPU",
+        };
+        writeln!(
+            text,
+            "| {what} | {} | {} | {instructions:.0} | {nanoseconds:.0} | {lines:.2} |",
+            case.len, case.vcpus
+        )?;
     }
     text += "\n![by batch](host-batch.svg)\n\n![growth](host-growth.svg)\n";
     Ok(text)

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use drivers::fabric::{Fabric, Shared};
 use drivers::netback::{ConnectRequest, VifConfig, VifHost, VifId};
 use drivers::network::Network;
 use drivers::nic::{Cause, Status};
 use drivers::turn::DataPlane;
+use kernel::link::Bell;
 use kernel::packet::MacAddress;
 use kernel::pages::choice::Mode;
 use kernel::switch::{self, Switches};
@@ -18,6 +21,7 @@ use xen::fake_store::VifPaths;
 use xen::{DomainId, Hypervisor};
 
 use crate::case::{Case, Path};
+use crate::marks::{NOBODY, mark};
 use crate::metered::Metered;
 
 /// A bridge for as many vifs as growth is looked at with, and the image's table of addresses.
@@ -37,18 +41,32 @@ const PATIENCE: usize = 10_000;
 
 type Nic = <Card as Uplink>::Nic;
 
-/// The domain's part: one pass over what happened. Callgrind counts here, by the
+/// The domain's part: one pass of a vCPU over what happened. Callgrind counts here, by the
 /// function's name.
 #[inline(never)]
 pub fn pass(
-    network: &mut Network<Metered, Nic>,
+    vcpu: usize,
+    network: &Shared<Metered, Nic>,
     events: &[EventPort],
     causes: &[Cause],
     now: xen::Instant,
 ) -> bool {
+    mark(vcpu);
+    let mut network = network.lock();
     events.iter().for_each(|port| network.event(*port));
     causes.iter().for_each(|cause| network.interrupt(*cause));
-    network.poll(now)
+    let more = network.poll(now);
+    drop(network);
+    mark(NOBODY);
+    more
+}
+
+/// A vCPU, from outside.
+struct Processor {
+    bell: Arc<Bell>,
+    ipi: EventPort,
+    asleep: bool,
+    events: Vec<EventPort>,
 }
 
 /// All that a case takes.
@@ -57,7 +75,10 @@ pub struct Workbench {
     xen: FakeXen,
     metered: Metered,
     /// Never taken apart: its rings are full of buffers.
-    network: ManuallyDrop<Network<Metered, Nic>>,
+    fabric: ManuallyDrop<Fabric<Metered, Arc<Shared<Metered, Nic>>>>,
+    processors: Vec<Processor>,
+    /// Which vCPU an event is for.
+    ports: BTreeMap<EventPort, usize>,
     card: Card,
     fronts: Vec<Front>,
     rounds: usize,
@@ -71,41 +92,54 @@ impl Workbench {
     /// If the domain does not come up, here and everywhere.
     pub fn new(case: Case) -> Self {
         let xen = FakeXen::new(US);
-        xen.set_port_limit(usize::from(SWITCHES.ports) + 1);
+        xen.set_port_limit(usize::from(SWITCHES.ports) + 1 + case.vcpus);
         xen.advance(Duration::from_secs(1000));
         let metered = Metered::new(xen.clone());
-        let pools = pools_with(&xen, Mode::Never, FRAMES);
-        let mut network = Network::new(metered.clone(), pools, Switches::new(SWITCHES, SEED));
         let card = Card::new(&xen);
         let bridge = "xenbr0".parse().expect("a name");
-        network.set_uplink(card.driver(&xen), &bridge, xen.now()).expect("a first port");
+        let (mut networks, mut processors) = (Vec::new(), Vec::new());
+        for vcpu in 0..case.vcpus {
+            let pools = pools_with(&xen, Mode::Never, FRAMES);
+            let ipi = xen.bind_ipi();
+            let bell = Arc::new(Bell::new(ipi));
+            let network = Network::new(metered.of(vcpu), pools, Switches::new(SWITCHES, SEED));
+            networks.push((network, bell.clone()));
+            processors.push(Processor { bell, ipi, asleep: false, events: Vec::new() });
+        }
+        let driver = card.driver(&xen);
+        networks[0].0.set_uplink(driver, &bridge, xen.now()).expect("a first port");
+        let fabric = Fabric::new(metered.clone(), networks, Some(&bridge), Arc::new);
+        let fabric = ManuallyDrop::new(fabric.expect("room for links"));
         let mut guests = BTreeMap::new();
         let fronts = (0..case.vifs).map(|number| {
             let domain = DomainId((10 + number / VIFS_OF_A_GUEST) as u16);
             let guest = guests.entry(domain).or_insert_with(|| xen.create_domain(domain));
             let devid = (number % VIFS_OF_A_GUEST) as u32;
             let vif = VifPaths { frontend: domain, backend: US, devid };
-            Front::new(guest.clone(), vif, Manners { offers: OFFERS, ..Manners::default() })
+            let manners = Manners { offers: OFFERS, queues: case.queues, ..Manners::default() };
+            Front::new(guest.clone(), vif, manners)
         });
         let fronts = fronts.collect();
-        let (network, spent) = (ManuallyDrop::new(network), Duration::ZERO);
-        let mut bench = Self { case, xen, metered, network, card, fronts, rounds: 0, spent };
+        let (ports, rounds, spent) = (BTreeMap::new(), 0, Duration::ZERO);
+        let mut bench =
+            Self { case, xen, metered, fabric, processors, ports, card, fronts, rounds, spent };
         bench.bring_up();
         bench
     }
 
     fn bring_up(&mut self) {
-        let up = |network: &Network<_, _>| {
+        let up = |bench: &Self| {
+            let network = bench.fabric.networks()[0].lock();
             network.uplink().is_some_and(|(status, _)| status == Status::Running)
         };
         for _ in 0..PATIENCE {
             self.settle();
-            if up(&self.network) {
+            if up(self) {
                 break;
             }
             self.xen.advance(ROUND);
         }
-        assert!(up(&self.network), "the NIC is not up");
+        assert!(up(self), "the NIC is not up");
         for front in &self.fronts {
             let VifPaths { frontend, devid, .. } = front.vif();
             let request = ConnectRequest {
@@ -119,8 +153,12 @@ impl Workbench {
                 },
                 frontend: front.frontend(),
             };
-            self.network.connect(&request, self.xen.now()).expect("all that it takes is there");
+            self.fabric.connect(&request, self.xen.now()).expect("all that it takes is there");
         }
+        for (vcpu, network) in self.fabric.networks().iter().enumerate() {
+            self.ports.extend(network.lock().ports().into_iter().map(|port| (port, vcpu)));
+        }
+        self.ports.extend(self.processors.iter().enumerate().map(|(vcpu, of)| (of.ipi, vcpu)));
         self.settle();
         let to = self.fronts[0].mac();
         for number in 0..self.case.stations {
@@ -132,31 +170,60 @@ impl Workbench {
 
     /// Turns until nothing moves any more; guests move as well, on their own time.
     fn settle(&mut self) {
-        let now = self.xen.now();
-        let mut again = true;
+        // Time has passed, and may have brought deadlines.
+        self.processors.iter_mut().for_each(|processor| processor.asleep = false);
         for _ in 0..PATIENCE {
-            let (events, causes) = (self.xen.take_pending(), self.card.take_interrupts());
-            if again || !events.is_empty() || !causes.is_empty() {
-                let (start, beyond) = (Instant::now(), self.metered.spent());
-                again = pass(&mut self.network, &events, &causes, now);
-                self.spent += start.elapsed().saturating_sub(self.metered.spent() - beyond);
-            } else {
-                let attended = self.fronts.iter_mut().map(|front| front.attend(now));
-                if attended.filter(|did| *did).count() == 0 {
-                    return;
-                }
+            for port in self.xen.take_pending() {
+                let vcpu = self.ports.get(&port).copied().unwrap_or(0);
+                let processor = &mut self.processors[vcpu];
+                processor.events.push(port);
+                processor.asleep = false;
+            }
+            let causes = self.card.take_interrupts();
+            self.processors[0].asleep &= causes.is_empty();
+            if self.processors.iter().any(|processor| !processor.asleep) {
+                self.go(&causes);
+                continue;
+            }
+            let now = self.xen.now();
+            let attended = self.fronts.iter_mut().map(|front| front.attend(now));
+            if attended.filter(|did| *did).count() == 0 {
+                return;
             }
         }
         panic!("the domain never rests");
     }
 
+    /// One pass of every vCPU that is awake.
+    fn go(&mut self, causes: &[Cause]) {
+        let now = self.xen.now();
+        for (vcpu, processor) in self.processors.iter_mut().enumerate() {
+            if processor.asleep {
+                continue;
+            }
+            processor.bell.awake();
+            let causes = if vcpu == 0 { causes } else { &[] };
+            let network = &self.fabric.networks()[vcpu];
+            let (start, beyond) = (Instant::now(), self.metered.spent());
+            let more = pass(vcpu, network, &processor.events, causes, now);
+            self.spent += start.elapsed().saturating_sub(self.metered.spent() - beyond);
+            processor.events.clear();
+            processor.asleep = !more && processor.bell.may_sleep();
+        }
+    }
+
     /// Sends a batch, and has it arrive. Says how many packets did, and how long the domain
     /// worked for them.
     pub fn round(&mut self) -> (usize, Duration) {
-        let Case { path, len, batch, vifs, stations } = self.case;
+        let Case { path, len, batch, vifs, stations, vcpus, queues } = self.case;
         self.rounds += 1;
         self.spent = Duration::ZERO;
-        let from = if path == Path::Pairs { self.rounds * 2 % (vifs - vifs % 2) } else { 0 };
+        let from = match path {
+            Path::Pairs => self.rounds * 2 % (vifs - vifs % 2),
+            // The second vif, and with it the second vCPU, where the NIC is not.
+            Path::ToWire | Path::FromWire if vcpus > 1 => 1,
+            _ => 0,
+        };
         for number in 0..batch {
             let seed = number as u64;
             if path == Path::FromWire {
@@ -170,7 +237,7 @@ impl Workbench {
                 _ => self.fronts[from + 1].mac(),
             };
             let frame = frames::plain(to, self.fronts[from].mac(), len, seed);
-            self.fronts[from].queue(&Outgoing::whole(&frame));
+            self.fronts[from].queue_to(number % queues, &Outgoing::whole(&frame));
         }
         self.fronts[from].kick();
         self.settle();

@@ -36,7 +36,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// How many bytes this thread has allocated and not given back.
-pub(crate) fn used() -> isize {
+pub fn used() -> isize {
     USED.get()
 }
 

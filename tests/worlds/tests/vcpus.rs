@@ -1,14 +1,20 @@
 //! Several vCPUs: what goes from one to another, what stays on one, and what each has to
 //! leave to the others.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use drivers::netback::{Carrier, Progress, VifHost};
 use drivers::network::Refusal;
+use kernel::link::{self, Bell};
 use kernel::packet::MacAddress;
+use kernel::pages::choice::Mode;
 use kernel::switch::{JoinError, PinError, PortId};
 use proptest::prelude::*;
-use worlds::{Level, Manners, Outgoing, Received, Vcpus, frames};
+use worlds::allocations::used;
+use worlds::{Level, Manners, Outgoing, Received, US, Vcpus, frames, pools};
+use xen::Hypervisor;
+use xen::fake::FakeXen;
 use xen::netif::{TxFlags, TxRequest};
 
 /// Sizes on both sides of what headers take, and one of more pages than one.
@@ -195,6 +201,36 @@ fn nobody_takes_anothers_address_on_another_vcpu() {
     world.check();
 }
 
+/// What a guest took from a station that was silent comes back on all vCPUs once that speaks
+/// outside, and not where another guest claims to be it.
+#[test]
+fn a_station_outside_comes_back_on_all_vcpus() {
+    let mut world = Vcpus::new(2);
+    let [a, b, _, c] = [0, 1, 2, 3].map(|guest| world.attach(guest, Manners::default()));
+    let macs = [a, b, c].map(|front| world.fronts[front].mac());
+    assert_eq!([0, 1].map(|vcpu| world.network(vcpu).vifs().count()), [2, 2]);
+    let station = [2, 0, 0, 0, 0, 9];
+    let call = |from| frames::plain(frames::BROADCAST, from, 60, 1);
+    let finds = |world: &mut Vcpus| {
+        world.wire.take_frames();
+        world.fronts.iter_mut().for_each(|front| front.received.clear());
+        send(world, c, &[frames::plain(station, macs[2], 100, 2)]);
+        (world.wire.take_frames().len(), world.fronts[b].received.len())
+    };
+    world.wire.inject(call(station));
+    world.settle();
+    assert_eq!(finds(&mut world), (1, 0), "outside");
+    world.pass(Duration::from_secs(4));
+    send(&mut world, b, &[call(station)]);
+    assert_eq!(finds(&mut world), (0, 1), "taken over, on the same vCPU");
+    send(&mut world, a, &[call(station)]);
+    assert_eq!(finds(&mut world), (0, 1), "kept against a guest of the other");
+    world.wire.inject(call(station));
+    world.settle();
+    assert_eq!(finds(&mut world), (1, 0), "back at once");
+    world.check();
+}
+
 /// A vCPU that does not get to run keeps what is lent to it, a bounded share, and the
 /// others go on without it.
 #[test]
@@ -256,17 +292,116 @@ fn a_bad_grant_is_answered_from_the_other_side() {
     world.check();
 }
 
+/// A packet that is all headers ends as soon as they are on their way.
+#[test]
+fn headers_alone_keep_nothing() {
+    let mut world = Vcpus::new(2);
+    let [a, b] = [0, 1].map(|guest| world.attach(guest, Manners::default()));
+    let macs = [a, b].map(|front| world.fronts[front].mac());
+    world.held_up.push(1);
+    let idle = world.network(0).pools().idle();
+    let sent = [(100, 0), (1514, 1)].map(|(len, out)| {
+        let frame = frames::plain(macs[b], macs[a], len, 1);
+        send(&mut world, a, std::slice::from_ref(&frame));
+        assert_eq!(world.fronts[a].unanswered(), out, "{len} bytes");
+        assert_eq!(world.network(0).pools().idle(), idle - out, "{len} bytes");
+        frame
+    });
+    world.held_up.clear();
+    world.settle();
+    assert_eq!(bytes(&world.fronts[b].received), sent);
+    world.check();
+}
+
+/// What finds no parcel waits for one, and goes as soon as there is.
+#[test]
+fn more_than_there_are_parcels_cross_in_turn() {
+    let mut world = Vcpus::new(2);
+    let [a, b] = [0, 1].map(|guest| world.attach(guest, Manners::default()));
+    let macs = [a, b].map(|front| world.fronts[front].mac());
+    world.held_up.push(1);
+    let mut sent: Vec<_> =
+        (0..200).map(|number| frames::plain(macs[b], macs[a], 500, number)).collect();
+    for some in sent.chunks(50) {
+        send(&mut world, a, some);
+    }
+    world.held_up.clear();
+    world.settle();
+    sent.sort();
+    assert_eq!(bytes(&world.fronts[b].received), sent);
+    world.check();
+}
+
+/// What the control plane changes on another vCPU, that one sees at once.
+#[test]
+fn a_limit_that_ends_is_seen_by_any_vcpu() {
+    let mut world = Vcpus::new(2);
+    let a = world.attach(0, Manners::default());
+    let b = world.front(1, Manners::default());
+    let rate = drivers::netback::Rate { bytes: 2000, interval: 1_000_000 };
+    world.connect(b, |config| config.rate = Some(rate)).unwrap();
+    world.settle();
+    assert_eq!(world.network(1).vifs().count(), 1);
+    let macs = [a, b].map(|front| world.fronts[front].mac());
+    let sent: Vec<_> = (0..10).map(|seed| frames::plain(macs[0], macs[1], 1000, seed)).collect();
+    send(&mut world, b, &sent);
+    assert!(world.fronts[a].received.len() < 10, "limited");
+    let (vif, now) = (world.vif(b), world.xen.now());
+    world.fabric.limit(vif, None, now);
+    world.settle();
+    assert_eq!(world.fronts[a].received.len(), 10);
+    world.check();
+}
+
+/// A vif that cannot be connected leaves nothing, on any vCPU.
+#[test]
+fn what_cannot_be_connected_leaves_its_address() {
+    let mut world = Vcpus::new(2);
+    world.attach(0, Manners::default());
+    let address = MacAddress::new([2, 0, 0, 0, 0, 7]);
+    let bad = world.front(1, queues(2));
+    let [_, second] = [0, 1].map(|queue| world.fronts[bad].rings_of(queue).tx_page.1);
+    world.fronts[bad].guest.revoke(second);
+    let refusal = world.connect(bad, |config| config.mac = address).unwrap_err();
+    assert!(matches!(refusal, Refusal::Attach(_)), "{refusal}");
+    let single = world.front(2, Manners::default());
+    let reference = world.fronts[single].rings_of(0).tx_page.1;
+    world.fronts[single].guest.revoke(reference);
+    assert!(world.connect(single, |config| config.mac = address).is_err());
+    assert_eq!([0, 1].map(|vcpu| world.network(vcpu).vifs().count()), [1, 0]);
+    // One more on the other vCPU, so that the next is on this one.
+    world.attach(3, Manners::default());
+    let good = world.front(4, Manners::default());
+    world.connect(good, |config| config.mac = address).unwrap();
+    world.settle();
+    assert_eq!([0, 1].map(|vcpu| world.network(vcpu).vifs().count()), [2, 1]);
+}
+
+/// A link takes as much heap as the image reckons with.
+#[test]
+fn the_heap_that_a_link_takes() {
+    let xen = FakeXen::new(US);
+    let [mut one, mut other] = [(); 2].map(|()| pools(&xen, Mode::Auto));
+    let [here, there] = [(); 2].map(|()| Arc::new(Bell::new(xen.bind_ipi())));
+    let before = used();
+    let link = link::link((&mut one, here), (&mut other, there)).expect("records");
+    let taken = (used() - before) as usize;
+    assert!((link::HEAP * 4 / 5..link::HEAP).contains(&taken), "{taken} of {}", link::HEAP);
+    drop(link);
+}
+
 /// VLANs that are configured for a port of one vCPU are there on all.
 #[test]
 fn vlans_are_on_all_vcpus() {
     let mut world = Vcpus::new(2);
     let fronts = [0, 1, 2, 3].map(|guest| world.front(guest, Manners::default()));
-    for (front, vlan) in fronts.into_iter().zip([Some("10"), Some("10"), None, None]) {
+    // On one vCPU alone.
+    for (front, vlan) in fronts.into_iter().zip([Some("10"), None, Some("10"), None]) {
         let vlans = vlan.map(|vlan| Box::new(vlan.parse().expect("a VLAN")));
         world.connect(front, |config| config.vlans = vlans).unwrap();
         world.settle();
     }
-    for (from, to) in [(0, vec![1]), (1, vec![0]), (2, vec![3]), (3, vec![2])] {
+    for (from, to) in [(0, vec![2]), (1, vec![3]), (2, vec![0]), (3, vec![1])] {
         let mac = world.fronts[from].mac();
         let sent = frames::plain(frames::BROADCAST, mac, 100, from as u64);
         send(&mut world, from, std::slice::from_ref(&sent));
