@@ -207,6 +207,12 @@ impl Running {
         Ok(self.agent.connection.send(Frame::new(Kind::Kill, self.id, []))?)
     }
 
+    /// Kills the command, and waits until it is gone with all that it had open.
+    pub fn stop(self) -> Result<()> {
+        self.kill()?;
+        self.wait().map(drop)
+    }
+
     /// Waits until it ends. Its output is what [`Running::wait_line`] left.
     pub fn wait(mut self) -> Result<Output> {
         let mut stderr = Vec::new();

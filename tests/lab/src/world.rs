@@ -133,13 +133,16 @@ impl World {
         self.lab.wire_peer()
     }
 
-    /// Only dom0: ends every other domain.
+    /// Only dom0: ends every other domain, the driver domain last. Until it is gone it may
+    /// send what guests do, when the NIC is not its own any more.
     pub fn clear(&mut self) -> Result<()> {
         self.peers.clear();
         self.console = None;
         let names =
             self.dom0().run("xl list | tail -n +3 | while read name _; do echo $name; done", 20)?;
-        for name in names.lines() {
+        let (last, guests): (Vec<_>, Vec<_>) =
+            names.lines().partition(|name| *name == DRIVER_DOMAIN);
+        for name in guests.into_iter().chain(last) {
             self.destroy(name)?;
         }
         self.wait_gone("", 30)

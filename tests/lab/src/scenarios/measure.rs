@@ -64,9 +64,13 @@ pub(super) fn transfer(
     server: impl Display,
     mib: u64,
 ) -> Result<Transferred> {
-    // At a tenth of the least that was ever seen, on a machine that had other things to do.
-    let seconds = 120 + mib as u32 * 8;
-    from.run(&format!("lab-agent transfer-{what} {server} {mib}"), seconds)?.parse()
+    from.run(&format!("lab-agent transfer-{what} {server} {mib}"), patience(mib))?.parse()
+}
+
+/// How many seconds a transfer may take: at a tenth of the least that was ever seen, on a
+/// machine that had other things to do.
+const fn patience(mib: u64) -> u32 {
+    120 + mib as u32 * 8
 }
 
 /// A hashed transfer from one guest to another.
@@ -77,9 +81,13 @@ pub(super) fn transfer_between(
     mib: u64,
 ) -> Result<Transferred> {
     let address = format!("{ip}:{TRANSFER_PORT}");
-    let mut server = to.start(&format!("exec lab-agent transfer-serve {address}"), u32::MAX)?;
+    let command = format!("exec lab-agent transfer-serve {address}");
+    let mut server = to.start(&command, 60 + patience(mib))?;
     server.wait_line("listening")?;
-    transfer(from, "put", &address, mib)
+    let transferred = transfer(from, "put", &address, mib)?;
+    // The next one listens on the same port.
+    server.stop()?;
+    Ok(transferred)
 }
 
 #[cfg(test)]
