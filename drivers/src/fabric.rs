@@ -239,8 +239,6 @@ impl<H: Hypervisor, N: Nic, P: Deref<Target = Shared<H, N>>> Fabric<H, P> {
             // Forced, it finishes.
             let _ = self.with(vcpu, |network| network.disconnect(vif, Urgency::Forced, now));
         }
-        // What is not there is not taken away.
-        let _ = self.set_owner(placed, None);
         self.exit(placed.bridge, placed.has_vlans);
     }
 }
@@ -296,9 +294,14 @@ impl<H: Hypervisor, N: Nic, P: Deref<Target = Shared<H, N>>> VifHost for Fabric<
             carriers: vcpus.iter().map(|vcpu| (vcpu, Carrier::Up)).collect(),
             told: Carrier::Up,
         };
-        let connected = self
-            .set_owner(&placed, Some(*vif))
-            .and_then(|()| self.connect_parts(request, &placed, now));
+        // Its own ports first: where one of them gets the address, nobody else has it there,
+        // and what others know to be there is this one.
+        let connected = self.connect_parts(request, &placed, now).and_then(|()| {
+            self.set_owner(&placed, Some(*vif)).inspect_err(|_| {
+                // What is not there is not taken away.
+                let _ = self.set_owner(&placed, None);
+            })
+        });
         if let Err(refusal) = connected {
             self.undo(*vif, &placed, now);
             return Err(refusal);

@@ -201,6 +201,21 @@ fn nobody_takes_anothers_address_on_another_vcpu() {
     world.check();
 }
 
+/// Nor on the same vCPU: who is refused there leaves the owner's address known on the others.
+#[test]
+fn who_is_refused_takes_no_address_along() {
+    let mut world = Vcpus::new(2);
+    let [a, b, _] = [0, 1, 2].map(|guest| world.attach(guest, Manners::default()));
+    assert_eq!([0, 1].map(|vcpu| world.network(vcpu).vifs().count()), [2, 1]);
+    let macs = [a, b].map(|front| world.fronts[front].mac());
+    let twin = world.front(3, Manners::default());
+    let taken = MacAddress::new(macs[1]);
+    let refusal = world.connect(twin, |config| config.mac = taken).unwrap_err();
+    assert_eq!(refusal, Refusal::Join(JoinError::Address(PinError::InUse(taken))));
+    send(&mut world, a, &[frames::plain(frames::BROADCAST, macs[1], 100, 1)]);
+    assert!(world.wire.take_frames().is_empty(), "still nobody else's");
+}
+
 /// What a guest took from a station that was silent comes back on all vCPUs once that speaks
 /// outside, and not where another guest claims to be it.
 #[test]
