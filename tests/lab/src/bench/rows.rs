@@ -81,9 +81,11 @@ pub(super) const ROWS: &[Row] = &[
     row("udp64-cpu", "", "driver domain's CPU, UDP in frames of 64 B", "s/million packets", CPU),
     row("tcp1-busy", "", "driver domain's CPU busy, TCP, one stream", "%", Target::None),
     row("udp64-busy", "", "driver domain's CPU busy, UDP in frames of 64 B", "%", Target::None),
+    row("udp64-xen", "", "of its time, in Xen, UDP in frames of 64 B", "%", Target::None),
     row("udp64-exits", "", "exits, UDP in frames of 64 B", "/packet", Target::None),
     row("udp64-hypercalls", "", "hypercalls, UDP in frames of 64 B", "/packet", Target::None),
     row("udp64-notifications", "", "notifications, UDP in frames of 64 B", "/packet", Target::None),
+    row("tcp1-xen", "", "of its time, in Xen, TCP, one stream", "%", Target::None),
     row("tcp1-exits", "", "exits, TCP, one stream", "/packet", Target::None),
     row("tcp1-hypercalls", "", "hypercalls, TCP, one stream", "/packet", Target::None),
     row("tcp1-notifications", "", "notifications, TCP, one stream", "/packet", Target::None),
@@ -224,6 +226,13 @@ impl Bench<'_> {
         per_packet("notifications", trace.notifications());
         per_packet("lost-records", trace.lost);
         details(&trace, &mut per_packet);
+        let all = (trace.inside + trace.outside.values().sum::<u64>()) as f64;
+        if trace.inside > 0 {
+            take(&format!("{key}-xen"), 100.0 * (all - trace.inside as f64) / all);
+        }
+        for (why, cycles) in &trace.outside {
+            take(&format!("{key}-xen-{why:x}"), 100.0 * *cycles as f64 / all);
+        }
         Ok(())
     }
 
