@@ -51,6 +51,31 @@ fn p21_guests_get_segments_uncut() {
     world.end();
 }
 
+/// P-19: what a stack sends, whose pages it filled in its own way, takes one copy for each
+/// of them, and one for its headers.
+#[test]
+fn p19_a_page_of_the_senders_is_copied_at_once() {
+    let mut world = World::new();
+    let [a, b] = world.connected();
+    let sent = segment(world[b].mac(), world[a].mac(), false, 60_000, MSS);
+    let whole = outgoing(&sent, false);
+    let mut pieces = vec![(1000, headers(false) as u16 + 700)];
+    pieces.resize(15, (0, 4096));
+    pieces.push((0, 60_000 - pieces.iter().map(|(_, len)| len).sum::<u16>()));
+    let out = Outgoing::cut(&whole.bytes, pieces);
+    let out = out.with_flags(whole.flags).with_extras(&whole.extras);
+    let before = world.xen.counts();
+    world[a].send(&out);
+    world.settle();
+    let [got] = &drain(&mut world, b)[..] else { panic!("one packet") };
+    assert_eq!(got.bytes, out.bytes);
+    assert_eq!(got.slots, out.pieces.len());
+    // The first piece is in our memory in part.
+    let counts = world.xen.counts() - before;
+    assert_eq!(counts.copies, 1 + out.pieces.len() as u64 + 1);
+    world.end();
+}
+
 /// Who lacks one of the things that segments need gets them cut, with right checksums or
 /// none, as it takes.
 #[test]

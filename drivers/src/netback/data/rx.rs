@@ -1,10 +1,12 @@
 //! The guest's receive queue: what it gets goes out here.
 //!
-//! Packets fill the guest's pages from the start, one after another, with nothing
-//! left out (P-19); all copies of a pass go in one hypercall, each from where the
-//! bytes are: our memory, or the page of the guest that sent them.
+//! Packets fill the guest's pages from the start, one after another (P-19); all copies of
+//! a pass go in one hypercall, each from where the bytes are: our memory, or the page of
+//! the guest that sent them. What a packet of several pages costs is mostly its copies, not
+//! its bytes, so a piece that one page more takes in one copy is not cut in two.
 
 use alloc::boxed::Box;
+use core::iter;
 use core::ops::AddAssign;
 use core::time::Duration;
 
@@ -48,7 +50,8 @@ pub struct RxCounters {
     pub bytes: u64,
     /// Packets of more slots than the frontend takes.
     pub too_long: u64,
-    /// Packets lost because nothing got into one of the guest's pages.
+    /// Packets lost because nothing got into one of the guest's pages: it is not there, or
+    /// the page of their sender's that was to fill it alone is not.
     pub failed: u64,
     /// Packets lost because a page, which some of the packet got into, was filled only in
     /// part: a page of their sender's could not be read.
@@ -188,8 +191,9 @@ impl RxQueue {
         let mut free = self.ring.requests().map_err(Violation::Ring)?;
         while let Some(next) = queue.front() {
             let headroom = self.headroom_before(next.len());
-            let pages = next.len().div_ceil(PAGE_SIZE - usize::from(headroom));
-            if pages > MAX_PAGES || pages > 1 && !self.scatter_gather {
+            let room = PAGE_SIZE - usize::from(headroom);
+            let fewest = next.len().div_ceil(room);
+            if fewest > MAX_PAGES || fewest > 1 && !self.scatter_gather {
                 self.counters.too_long += 1;
                 if let Some(packet) = queue.pop() {
                     pools.give(packet);
@@ -197,7 +201,7 @@ impl RxQueue {
                 continue;
             }
             let extras = extras(next, headroom);
-            let needed = (pages + extras.len()) as u32;
+            let needed = (fewest + extras.len()) as u32;
             if free < needed {
                 return Ok(Some(needed));
             }
@@ -205,8 +209,14 @@ impl RxQueue {
                 return Ok(None);
             }
             let Some(packet) = queue.pop() else { break };
+            let most = MAX_PAGES.min(free as usize - extras.len());
+            let pages = match fewest {
+                1 => iter::once(packet.len() as u16).collect(),
+                _ => layout(pieces(&packet), room, most),
+            };
+            let needed = (pages.len() + extras.len()) as u32;
             free -= needed;
-            self.copy(&packet, headroom, pages, extras, pools, pass);
+            self.copy(&packet, headroom, &pages, extras, pools, pass);
             if let Err((packet, _)) = pass.packets.push((packet, needed as u8)) {
                 pools.give(packet);
             }
@@ -220,7 +230,7 @@ impl RxQueue {
         &mut self,
         packet: &Packet,
         headroom: u16,
-        pages: usize,
+        pages: &[u16],
         mut extras: Extras,
         pools: &mut Pools,
         pass: &mut Pass,
@@ -232,12 +242,12 @@ impl RxQueue {
         };
         flags.set(RxFlags::EXTRA_INFO, !extras.is_empty());
         let mut pieces = Pieces::new(packet);
-        for page in 0..pages {
+        for (page, len) in (1..).zip(pages.iter().copied()) {
             let Some(request) = self.ring.take() else { break };
             let reference = GrantRef(request.gref);
             let to = GrantRegion { domain: self.domain, reference, offset: headroom };
-            let len = pieces.fill_page(to, pools);
-            flags.set(RxFlags::MORE_DATA, page + 1 < pages);
+            pieces.copy_into(to, len, pools);
+            flags.set(RxFlags::MORE_DATA, page < pages.len());
             let copies_end = pools.copies.len() as u16;
             let slot = Slot::Data { id: request.id, flags, len, headroom, copies_end };
             let _ = pass.slots.push(slot);
@@ -328,10 +338,52 @@ fn segmentation(gso: Gso) -> ExtraInfo {
     ExtraInfo::gso(kind.number(), gso.mss)
 }
 
+/// How many bytes of a packet, which comes in `pieces`, go to each of the guest's pages, of
+/// which each has `room` and there are `most`, no fewer than the packet takes. A piece
+/// begins a page where the one before it has room for a part of it only, as long as the
+/// pages last.
+fn layout(
+    pieces: impl Iterator<Item = usize> + Clone,
+    room: usize,
+    most: usize,
+) -> Vec<u16, MAX_PAGES> {
+    let (mut pages, mut filled) = (Vec::new(), 0);
+    let mut rest: usize = pieces.clone().sum();
+    for mut len in pieces {
+        let cut = filled + len > room && len <= room;
+        if cut && pages.len() + 1 + rest.div_ceil(room) <= most {
+            let _ = pages.push(filled as u16);
+            filled = 0;
+        }
+        rest -= len;
+        while filled + len > room {
+            let _ = pages.push(room as u16);
+            len -= room - filled;
+            filled = 0;
+        }
+        filled += len;
+    }
+    let _ = pages.push(filled as u16);
+    pages
+}
+
+/// The bytes of each piece of a packet: what is in our memory, then the fragments.
+fn pieces(packet: &Packet) -> impl Iterator<Item = usize> + Clone {
+    (0..).map_while(|piece| piece_len(packet, piece)).map(usize::from)
+}
+
+/// The bytes of a piece of a packet: 0 is what is in our memory, then the fragments.
+fn piece_len(packet: &Packet, piece: usize) -> Option<u16> {
+    match piece {
+        0 => Some(packet.linear.as_ref().map_or(0, |linear| linear.len)),
+        piece => packet.fragments.get(piece - 1).map(|fragment| fragment.len),
+    }
+}
+
 /// A packet's bytes in order, cut where the guest's pages end.
 struct Pieces<'a> {
     packet: &'a Packet,
-    /// The piece at hand: 0 is the bytes in our memory, then the fragments.
+    /// The number of the piece at hand.
     piece: usize,
     /// How many of its bytes are copied already.
     done: u16,
@@ -342,13 +394,11 @@ impl<'a> Pieces<'a> {
         Self { packet, piece: 0, done: 0 }
     }
 
-    /// Adds the copies that fill the rest of a page from `to` on and returns how many bytes
-    /// they are.
-    fn fill_page(&mut self, to: GrantRegion, pools: &mut Pools) -> u16 {
-        let room = PAGE_SIZE as u16 - to.offset;
+    /// Adds the copies of the next `room` bytes to where `to` begins, all in one page.
+    fn copy_into(&mut self, to: GrantRegion, room: u16, pools: &mut Pools) {
         let mut filled = 0;
         while filled < room
-            && let Some(len) = self.piece_len()
+            && let Some(len) = piece_len(self.packet, self.piece)
         {
             let count = (len - self.done).min(room - filled);
             if count > 0 {
@@ -363,14 +413,6 @@ impl<'a> Pieces<'a> {
                 self.piece += 1;
                 self.done = 0;
             }
-        }
-        filled
-    }
-
-    fn piece_len(&self) -> Option<u16> {
-        match self.piece {
-            0 => Some(self.packet.linear.as_ref().map_or(0, |linear| linear.len)),
-            piece => self.packet.fragments.get(piece - 1).map(|fragment| fragment.len),
         }
     }
 
@@ -392,5 +434,72 @@ impl<'a> Pieces<'a> {
         let offset = usize::from(whole.offset() + self.done);
         let from = LocalRegion::new(whole.frame(), offset, usize::from(count))?;
         Some(GrantCopy::to_grant(from, to))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// How many copies that takes: one for each piece, and one more for each page's end
+    /// within one.
+    fn copies(sizes: &[usize], pages: &[u16]) -> usize {
+        let bounds = ends(sizes.iter().copied());
+        let pages = ends(pages.iter().map(|len| usize::from(*len)));
+        sizes.len() + pages.iter().filter(|end| !bounds.contains(end)).count()
+    }
+
+    fn ends(lens: impl Iterator<Item = usize>) -> std::vec::Vec<usize> {
+        let mut end = 0;
+        let sum = |len| {
+            end += len;
+            end
+        };
+        lens.map(sum).collect()
+    }
+
+    #[test]
+    fn a_stream_is_copied_page_by_page() {
+        // As a stack sends 64 KiB: headers, then what begins somewhere in a page.
+        let mut sizes = vec![66, 1000];
+        sizes.resize(17, PAGE_SIZE);
+        sizes.push(3000);
+        let pages = layout(sizes.iter().copied(), PAGE_SIZE, MAX_PAGES);
+        assert_eq!(pages[..3], [1066, 4096, 4096]);
+        assert_eq!((pages.len(), copies(&sizes, &pages)), (17, 18));
+        // Where there are no more pages than it takes, they are filled.
+        let pages = layout(sizes.iter().copied(), PAGE_SIZE, 16);
+        assert_eq!((pages.len(), copies(&sizes, &pages)), (16, 18 + 15));
+        assert!(pages[..15].iter().all(|len| usize::from(*len) == PAGE_SIZE));
+    }
+
+    proptest! {
+        #[test]
+        fn no_piece_is_cut_without_need(
+            sizes in prop::collection::vec(1..=PAGE_SIZE, 1..=19),
+            room in prop_oneof![2048..PAGE_SIZE, Just(PAGE_SIZE)],
+            spare in 0..=MAX_PAGES,
+        ) {
+            let len: usize = sizes.iter().sum();
+            let fewest = len.div_ceil(room);
+            prop_assume!(fewest <= MAX_PAGES);
+            let most = MAX_PAGES.min(fewest + spare);
+            let pages = layout(sizes.iter().copied(), room, most);
+            prop_assert_eq!(pages.iter().map(|len| usize::from(*len)).sum::<usize>(), len);
+            prop_assert!((fewest..=most).contains(&pages.len()));
+            prop_assert!(pages.iter().all(|len| (1..=room).contains(&usize::from(*len))));
+            let fit = sizes.iter().all(|size| *size <= room);
+            if fit && most >= sizes.len() {
+                prop_assert_eq!(copies(&sizes, &pages), sizes.len());
+            }
+            // Only where a piece begins is a page left before it is full.
+            let bounds = ends(sizes.iter().copied());
+            let each = ends(pages.iter().map(|len| usize::from(*len))).into_iter().zip(&pages);
+            for (end, len) in each.take(pages.len() - 1) {
+                prop_assert!(usize::from(*len) == room || bounds.contains(&end));
+            }
+        }
     }
 }

@@ -246,7 +246,6 @@ fn f_04_f_06_segments_of_pages_that_are_not_there() {
                 let c = world.attach_with(2, cutting(), &[]);
                 let deaf = world.attach_with(1, Manners { offers: 0, ..Manners::default() }, &[]);
                 let sent = segment(frames::BROADCAST, world[a].mac(), false, 20_000, MSS);
-                // No page of the sender's fills one of a receiver's alone.
                 let mut pieces = vec![(0, 1000)];
                 pieces.resize(5, (0, 4096));
                 pieces.push((0, 20_000 - 1000 - 4 * 4096));
