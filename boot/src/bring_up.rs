@@ -99,6 +99,9 @@ pub fn bring_up(start_info: u32, entered: u64) -> Result<Platform, Error> {
     // SAFETY: once, with interrupts off.
     unsafe { interrupts::load() };
     paging::protect_image();
+    if let Some(address) = paging::map_first_gib_again() {
+        hypercall::set_gib_page(address);
+    }
 
     let start_info = StartInfo::read(start_info).ok_or(Error::NoStartInfo)?;
     let mut map = [MemoryRange::default(); 64];

@@ -2,13 +2,14 @@
 //! the few changes to it.
 
 use alloc::boxed::Box;
+use core::arch::x86_64::__cpuid;
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use x86_64::registers::control::Cr3;
 
 const HUGE_PAGE: u64 = 2 << 20;
-/// In an entry for 2 MiB: that is a page, not a table of smaller ones.
+/// In an entry for 2 MiB or 1 GiB: that is a page, not a table of smaller ones.
 const HUGE: u64 = 1 << 7;
 /// Where an entry says the page or the table is.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
@@ -24,8 +25,15 @@ const DATA: u64 = PRESENT | WRITABLE | NO_EXECUTE;
 /// The end of what is mapped.
 const MAPPED_END: u64 = 4 << 30;
 
+/// What an entry of the root covers: the second one's addresses begin here.
+const ROOT_ENTRY: u64 = 512 << 30;
+/// Where CPUID leaf 0x80000001 says in edx that there are pages of 1 GiB.
+const GIB_PAGES: u32 = 1 << 26;
+
 // The processor reads the tables while we write them: their entries are atomics.
 unsafe extern "C" {
+    /// The root of the tables.
+    safe static page_root: [AtomicU64; 512];
     /// The 2048 entries of 2 MiB each, made by the entry code.
     safe static page_directories: [AtomicU64; 2048];
     // Addresses alone, from the linker script and the entry code.
@@ -62,6 +70,9 @@ static IMAGE_TABLE: Table = Table::new();
 /// Of the one that devices and RAM share.
 static APIC_TABLE: Table = Table::new();
 
+/// Where the page of 1 GiB is.
+static GIB_TABLE: Table = Table::new();
+
 /// Has code not written, nothing else executed, and the stack end where its memory
 /// does: an overflow is a fault, not a change of what lies below.
 pub fn protect_image() {
@@ -81,6 +92,22 @@ pub fn protect_image() {
         entry.fetch_or(NO_EXECUTE, Ordering::Relaxed);
     }
     flush();
+}
+
+/// Maps the first GiB once more, as data in one page: where that is, if the processor has
+/// pages of this size. Fewer tables lead there than to any other address, for Xen, which
+/// reads them in software. Nobody here uses these addresses: the image can be written there.
+pub fn map_first_gib_again() -> Option<u64> {
+    if __cpuid(0x8000_0001).edx & GIB_PAGES == 0 {
+        return None;
+    }
+    let [gib, ..] = &GIB_TABLE.0;
+    gib.store(DATA | HUGE, Ordering::Relaxed);
+    // Identity mapped: the table's address is where the processor finds it.
+    let table = (&raw const GIB_TABLE).expose_provenance() as u64;
+    page_root[1].store(table | PRESENT | WRITABLE, Ordering::Relaxed);
+    flush();
+    Some(ROOT_ENTRY)
 }
 
 /// Takes the page at `address` off the map, so that touching it is a fault: the end of a

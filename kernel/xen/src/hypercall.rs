@@ -4,7 +4,7 @@
 use core::arch::asm;
 use core::arch::x86_64::__cpuid;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::bindings::*;
 use crate::event::{EventPort, OWNERS, RemotePort, VCPUS};
@@ -85,15 +85,38 @@ fn check(result: i64) -> Result<u64, Errno> {
     u64::try_from(result).map_err(|_| Errno(result.unsigned_abs() as u32))
 }
 
+/// Where the first GiB of memory is mapped once more, if it is.
+static GIB_PAGE: AtomicU64 = AtomicU64::new(0);
+const GIB: u64 = 1 << 30;
+
+/// Says that the first GiB of memory is mapped once more, by one page, at `address`. Xen is
+/// then told addresses in there: for each structure that it reads or writes, and so for each
+/// element of a batch twice, it walks our page tables, and for each table on that way its
+/// own. A walk that ends at a page of 1 GiB is the shortest.
+pub fn set_gib_page(address: u64) {
+    GIB_PAGE.store(address, Ordering::Relaxed);
+}
+
+/// Where Xen finds an argument.
+fn address_of<T: ?Sized>(argument: &mut T) -> u64 {
+    let address = ptr::from_mut(argument).expose_provenance() as u64;
+    in_gib_page(GIB_PAGE.load(Ordering::Relaxed), address, size_of_val(argument) as u64)
+}
+
+/// Where `size` bytes at `address` are in the page that maps the first GiB at `page`; the
+/// same address where they are not in that.
+const fn in_gib_page(page: u64, address: u64, size: u64) -> u64 {
+    if address + size > GIB { address } else { page + address }
+}
+
 /// Makes a hypercall whose second argument is a structure.
 ///
 /// # Safety
 /// `argument` is the structure that `operation` takes, and the caller allows what
 /// the operation does.
 unsafe fn operate<T>(number: u32, operation: u32, argument: &mut T) -> Result<u64, Errno> {
-    let pointer = ptr::from_mut(argument) as u64;
     // SAFETY: the caller's contract; the structure is borrowed for the call.
-    check(unsafe { hypercall(number, operation.into(), pointer, 0) })
+    check(unsafe { hypercall(number, operation.into(), address_of(argument), 0) })
 }
 
 /// Runs a batch of grant operations.
@@ -101,7 +124,7 @@ unsafe fn operate<T>(number: u32, operation: u32, argument: &mut T) -> Result<u6
 /// # Safety
 /// As [`operate`], for every element of `batch`.
 unsafe fn grant_operate<T>(operation: u32, batch: &mut [T]) {
-    let (pointer, count) = (batch.as_mut_ptr() as u64, batch.len() as u64);
+    let (pointer, count) = (address_of(batch), batch.len() as u64);
     // Where the call as a whole fails, operations keep their preset status, which
     // is a failure.
     // SAFETY: the caller's contract; the batch is borrowed for the call.
@@ -174,7 +197,7 @@ impl Xen {
 /// `argument` is the structure that `operation` takes, and the caller allows what the
 /// operation does.
 unsafe fn vcpu_operate<T>(operation: u32, vcpu: u32, argument: &mut T) -> Result<(), Errno> {
-    let pointer = ptr::from_mut(argument) as u64;
+    let pointer = address_of(argument);
     // SAFETY: the caller's contract; the structure is borrowed for the call.
     check(unsafe { hypercall(__HYPERVISOR_vcpu_op, operation.into(), vcpu.into(), pointer) })
         .map(drop)
@@ -434,6 +457,15 @@ mod tests {
         assert_eq!(Instruction::of_vendor(b"HygonGenuine"), Instruction::Vmmcall);
         assert_eq!(Instruction::of_vendor(b"GenuineIntel"), Instruction::Vmcall);
         assert_eq!(Instruction::of_vendor(b"CentaurHauls"), Instruction::Vmcall);
+    }
+
+    #[test]
+    fn arguments_are_told_in_the_page_of_a_gib_where_they_lie_in_it() {
+        let page = 512 << 30;
+        assert_eq!(in_gib_page(page, 0x12_3456, 40), page + 0x12_3456);
+        assert_eq!(in_gib_page(page, GIB - 40, 40), page + GIB - 40);
+        assert_eq!(in_gib_page(page, GIB - 39, 40), GIB - 39, "not all of it");
+        assert_eq!(in_gib_page(0, 0x12_3456, 40), 0x12_3456, "there is no such page");
     }
 
     #[test]
