@@ -106,15 +106,6 @@ pub struct BridgeCounters {
     pub crowded: u64,
 }
 
-/// What a port may learn.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) struct Learning {
-    /// At most so many addresses.
-    pub(super) limit: u16,
-    /// Whether it takes over learnt addresses at once.
-    pub(super) uplink: bool,
-}
-
 /// The addresses behind the ports of one switch. Ports are named by their index.
 #[derive(Debug)]
 pub(super) struct Bridge {
@@ -128,7 +119,8 @@ pub(super) struct Bridge {
 
 #[derive(Clone, Copy, Default, Debug)]
 struct PortAddresses {
-    learning: Learning,
+    /// At most so many are learnt.
+    limit: u16,
     learnt: u16,
     pinned: u16,
 }
@@ -180,9 +172,9 @@ impl Bridge {
         }
     }
 
-    /// Opens a port without addresses.
-    pub(super) fn open(&mut self, port: u16, learning: Learning) {
-        self.ports[usize::from(port)] = PortAddresses { learning, ..Default::default() };
+    /// Opens a port without addresses, which learns at most `limit`.
+    pub(super) fn open(&mut self, port: u16, limit: u16) {
+        self.ports[usize::from(port)] = PortAddresses { limit, ..Default::default() };
     }
 
     /// Forgets all addresses behind a port.
@@ -243,29 +235,15 @@ impl Bridge {
         }
     }
 
-    /// Takes note that a station with a unicast address was heard on `port`, `now`
-    /// seconds after the start.
+    /// Takes note that a station with a unicast address was heard on `port`, `now` seconds
+    /// after the start; `outside`, by way of an uplink, be it this vCPU's or another's.
     pub(super) fn learn(
         &mut self,
-        station: impl Into<Station>,
+        station: Station,
         port: u16,
+        outside: bool,
         now: u32,
     ) -> Result<(), Forged> {
-        let uplink = self.ports[usize::from(port)].learning.uplink;
-        self.hear(station.into(), port, uplink, now)
-    }
-
-    /// The same of a station that was heard outside, by way of another vCPU's uplink.
-    pub(super) fn learn_outside(
-        &mut self,
-        station: impl Into<Station>,
-        port: u16,
-        now: u32,
-    ) -> Result<(), Forged> {
-        self.hear(station.into(), port, true, now)
-    }
-
-    fn hear(&mut self, station: Station, port: u16, outside: bool, now: u32) -> Result<(), Forged> {
         let Some(place) = self.known(station) else {
             self.insert(station, port, now);
             return Ok(());
@@ -285,7 +263,7 @@ impl Bridge {
         let to = &mut self.ports[usize::from(port)];
         if silence < HOLD && !outside {
             self.counters.held += 1;
-        } else if to.learnt >= to.learning.limit {
+        } else if to.learnt >= to.limit {
             self.counters.over_limit += 1;
         } else {
             to.learnt += 1;
@@ -344,8 +322,8 @@ impl Bridge {
     }
 
     fn insert(&mut self, station: Station, port: u16, now: u32) {
-        let PortAddresses { learning, learnt, .. } = self.ports[usize::from(port)];
-        if learnt >= learning.limit {
+        let PortAddresses { limit, learnt, .. } = self.ports[usize::from(port)];
+        if learnt >= limit {
             self.counters.over_limit += 1;
             return;
         }
@@ -434,12 +412,24 @@ mod tests {
         MacAddress::new([2, 0, a, b, c, d])
     }
 
+    impl Bridge {
+        /// What is heard on the uplink is outside.
+        fn hears(
+            &mut self,
+            station: impl Into<Station>,
+            port: u16,
+            now: u32,
+        ) -> Result<(), Forged> {
+            self.learn(station.into(), port, port == UPLINK, now)
+        }
+    }
+
     /// An uplink that learns much and guests that learn `limit`.
     fn bridge(addresses: usize, limit: u16) -> Bridge {
         let mut bridge = Bridge::new(addresses, 4, SEED);
-        bridge.open(UPLINK, Learning { limit: 2000, uplink: true });
+        bridge.open(UPLINK, 2000);
         for port in 1..4 {
-            bridge.open(port, Learning { limit, uplink: false });
+            bridge.open(port, limit);
         }
         bridge
     }
@@ -452,10 +442,10 @@ mod tests {
     fn an_address_is_learnt_and_ages() {
         let mut bridge = bridge(64, 8);
         assert_eq!(bridge.lookup(mac(1), 0), None);
-        bridge.learn(mac(1), 1, 10).unwrap();
+        bridge.hears(mac(1), 1, 10).unwrap();
         assert_eq!(bridge.lookup(mac(1), 10 + AGEING - 1), Some(1));
         assert_eq!(bridge.lookup(mac(1), 10 + AGEING), None);
-        bridge.learn(mac(1), 1, 20).unwrap();
+        bridge.hears(mac(1), 1, 20).unwrap();
         assert_eq!(bridge.lookup(mac(1), 20 + AGEING - 1), Some(1), "heard again");
         bridge.sweep(20 + AGEING);
         assert_eq!(entries(&bridge), 0);
@@ -465,12 +455,12 @@ mod tests {
     #[test]
     fn an_aged_entry_counts_for_nothing_once_swept() {
         let mut bridge = bridge(64, 1);
-        bridge.learn(mac(1), 1, 0).unwrap();
-        bridge.learn(mac(2), 1, 0).unwrap();
+        bridge.hears(mac(1), 1, 0).unwrap();
+        bridge.hears(mac(2), 1, 0).unwrap();
         assert_eq!(bridge.lookup(mac(2), 0), None, "over its limit");
         assert_eq!(bridge.counters().over_limit, 1);
         bridge.sweep(AGEING);
-        bridge.learn(mac(2), 1, AGEING).unwrap();
+        bridge.hears(mac(2), 1, AGEING).unwrap();
         assert_eq!(bridge.lookup(mac(2), AGEING), Some(1));
         bridge.sweep(AGEING + SWEEP - 1);
         assert_eq!(bridge.swept, AGEING, "a walk now and then, not at each call");
@@ -479,15 +469,15 @@ mod tests {
     #[test]
     fn a_guest_takes_over_only_what_is_silent() {
         let mut bridge = bridge(64, 8);
-        bridge.learn(mac(1), UPLINK, 100).unwrap();
-        bridge.learn(mac(1), 1, 100 + HOLD - 1).unwrap();
+        bridge.hears(mac(1), UPLINK, 100).unwrap();
+        bridge.hears(mac(1), 1, 100 + HOLD - 1).unwrap();
         assert_eq!(bridge.lookup(mac(1), 102), Some(UPLINK));
         assert_eq!(bridge.counters().held, 1);
-        bridge.learn(mac(1), 1, 100 + HOLD).unwrap();
+        bridge.hears(mac(1), 1, 100 + HOLD).unwrap();
         assert_eq!(bridge.lookup(mac(1), 103), Some(1));
-        bridge.learn(mac(1), 2, 104).unwrap();
+        bridge.hears(mac(1), 2, 104).unwrap();
         assert_eq!(bridge.lookup(mac(1), 104), Some(1), "nor from another guest");
-        bridge.learn(mac(1), UPLINK, 104).unwrap();
+        bridge.hears(mac(1), UPLINK, 104).unwrap();
         assert_eq!(bridge.lookup(mac(1), 104), Some(UPLINK), "back at once");
         assert_eq!(bridge.counters().moved, 2);
     }
@@ -495,35 +485,35 @@ mod tests {
     #[test]
     fn a_refused_attempt_does_not_keep_an_address_alive() {
         let mut bridge = bridge(64, 8);
-        bridge.learn(mac(1), UPLINK, 0).unwrap();
-        bridge.learn(mac(1), 1, 2).unwrap();
-        bridge.learn(mac(1), 1, 3).unwrap();
+        bridge.hears(mac(1), UPLINK, 0).unwrap();
+        bridge.hears(mac(1), 1, 2).unwrap();
+        bridge.hears(mac(1), 1, 3).unwrap();
         assert_eq!(bridge.lookup(mac(1), 3), Some(1));
     }
 
     #[test]
     fn a_move_counts_against_the_new_ports_limit() {
         let mut bridge = bridge(64, 1);
-        bridge.learn(mac(1), UPLINK, 0).unwrap();
-        bridge.learn(mac(2), 1, 0).unwrap();
-        bridge.learn(mac(1), 1, 10).unwrap();
+        bridge.hears(mac(1), UPLINK, 0).unwrap();
+        bridge.hears(mac(2), 1, 0).unwrap();
+        bridge.hears(mac(1), 1, 10).unwrap();
         assert_eq!(bridge.lookup(mac(1), 10), Some(UPLINK));
         assert_eq!(bridge.counters().over_limit, 1);
-        bridge.learn(mac(2), UPLINK, 10).unwrap();
-        bridge.learn(mac(1), 1, 20).unwrap();
+        bridge.hears(mac(2), UPLINK, 10).unwrap();
+        bridge.hears(mac(1), 1, 20).unwrap();
         assert_eq!(bridge.lookup(mac(1), 20), Some(1), "the move away made room");
     }
 
     #[test]
     fn a_pinned_address_stays_where_it_is() {
         let mut bridge = bridge(64, 8);
-        bridge.learn(mac(1), UPLINK, 0).unwrap();
+        bridge.hears(mac(1), UPLINK, 0).unwrap();
         bridge.pin(mac(1), 1).unwrap();
         assert_eq!(bridge.ports[0].learnt, 0, "no longer the uplink's");
         for port in [UPLINK, 2, 3] {
-            assert_eq!(bridge.learn(mac(1), port, 1000), Err(Forged));
+            assert_eq!(bridge.hears(mac(1), port, 1000), Err(Forged));
         }
-        assert_eq!(bridge.learn(mac(1), 1, 1000), Ok(()));
+        assert_eq!(bridge.hears(mac(1), 1, 1000), Ok(()));
         bridge.sweep(100_000);
         assert_eq!(bridge.lookup(mac(1), 100_000), Some(1), "for ever");
         assert_eq!(bridge.pin(mac(1), 2), Err(PinError::InUse(mac(1))));
@@ -540,20 +530,20 @@ mod tests {
     fn a_station_is_known_in_its_vlan_and_a_pinned_address_in_all() {
         let mut bridge = bridge(64, 8);
         let station = |vlan| Station { address: mac(1), vlan };
-        bridge.learn(station(10), 1, 0).unwrap();
-        bridge.learn(station(20), 2, 0).unwrap();
+        bridge.hears(station(10), 1, 0).unwrap();
+        bridge.hears(station(20), 2, 0).unwrap();
         let found = |bridge: &Bridge| [0, 10, 20, 30].map(|vlan| bridge.lookup(station(vlan), 0));
         assert_eq!(found(&bridge), [None, Some(1), Some(2), None]);
         bridge.pin(mac(1), 3).unwrap();
         assert_eq!(found(&bridge), [Some(3); 4]);
-        assert_eq!(bridge.learn(station(10), 1, 0), Err(Forged));
-        assert_eq!(bridge.learn(station(10), 3, 0), Ok(()));
+        assert_eq!(bridge.hears(station(10), 1, 0), Err(Forged));
+        assert_eq!(bridge.hears(station(10), 3, 0), Ok(()));
         bridge.pin(mac(2), 3).unwrap();
         bridge.forget();
         assert_eq!(entries(&bridge), 2, "the pinned ones");
         assert_eq!(bridge.ports.iter().map(|port| port.learnt).sum::<u16>(), 0);
         // What was learnt in no VLAN is known in none.
-        bridge.learn(mac(5), 1, 0).unwrap();
+        bridge.hears(mac(5), 1, 0).unwrap();
         assert_eq!(bridge.lookup(Station { address: mac(5), vlan: 10 }, 0), None);
     }
 
@@ -562,9 +552,9 @@ mod tests {
         // One bucket, so that both choices are the same.
         let mut bridge = bridge(4, 8);
         for number in 0..4 {
-            bridge.learn(mac(number), 1, 100 - number).unwrap();
+            bridge.hears(mac(number), 1, 100 - number).unwrap();
         }
-        bridge.learn(mac(9), 2, 100).unwrap();
+        bridge.hears(mac(9), 2, 100).unwrap();
         assert_eq!(bridge.lookup(mac(9), 100), None, "the live stay");
         assert_eq!(bridge.counters().crowded, 1);
         bridge.pin(mac(10), 2).unwrap();
@@ -574,7 +564,7 @@ mod tests {
             bridge.pin(mac(number), 2).unwrap();
         }
         assert_eq!(bridge.pin(mac(14), 2), Err(PinError::Full));
-        bridge.learn(mac(9), 3, 100_000).unwrap();
+        bridge.hears(mac(9), 3, 100_000).unwrap();
         assert_eq!(bridge.lookup(mac(9), 100_000), None, "the pinned never age");
         bridge.close(2);
         assert_eq!(entries(&bridge), 0);
@@ -584,9 +574,9 @@ mod tests {
     fn what_aged_makes_room_without_a_sweep() {
         let mut bridge = bridge(4, 8);
         for number in 0..4 {
-            bridge.learn(mac(number), 1, 0).unwrap();
+            bridge.hears(mac(number), 1, 0).unwrap();
         }
-        bridge.learn(mac(4), 2, AGEING).unwrap();
+        bridge.hears(mac(4), 2, AGEING).unwrap();
         assert_eq!(bridge.lookup(mac(4), AGEING), Some(2));
         assert_eq!(bridge.ports[1].learnt, 3);
         assert_eq!(bridge.counters().aged, 1);
@@ -596,7 +586,7 @@ mod tests {
     fn a_closed_ports_addresses_are_gone_and_nobody_elses() {
         let mut bridge = bridge(1024, 500);
         for number in 0..500 {
-            bridge.learn(mac(number), 1 + (number % 3) as u16, 0).unwrap();
+            bridge.hears(mac(number), 1 + (number % 3) as u16, 0).unwrap();
         }
         bridge.close(2);
         for number in 0..500 {
@@ -611,9 +601,9 @@ mod tests {
         for seed in 1..9u64 {
             let seed = [seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), seed << 55 | 0x5851_f42d];
             let mut bridge = Bridge::new(4096, 1, seed);
-            bridge.open(0, Learning { limit: u16::MAX, uplink: true });
+            bridge.open(0, u16::MAX);
             for number in 0..2048 {
-                bridge.learn(mac(number), 0, 0).unwrap();
+                bridge.hears(mac(number), 0, 0).unwrap();
             }
             assert!(bridge.counters().crowded < 16, "{:?}", bridge.counters());
         }
@@ -623,13 +613,13 @@ mod tests {
     fn the_table_is_bounded_whatever_arrives() {
         let mut bridge = bridge(1024, 100);
         for number in 0..100_000 {
-            bridge.learn(mac(number), 1, number / 1000).unwrap();
+            bridge.hears(mac(number), 1, number / 1000).unwrap();
         }
         assert_eq!(bridge.ports[1].learnt, 100);
         assert_eq!(entries(&bridge), 100);
-        bridge.ports[1].learning.limit = u16::MAX;
+        bridge.ports[1].limit = u16::MAX;
         for number in 0..100_000 {
-            bridge.learn(mac(number), 1, 100).unwrap();
+            bridge.hears(mac(number), 1, 100).unwrap();
         }
         assert!(entries(&bridge) <= 1024);
     }
@@ -668,7 +658,7 @@ mod tests {
                     Step::Sweep => bridge.sweep(now),
                     Step::Close(port) => {
                         bridge.close(port);
-                        bridge.open(port, Learning { limit: LIMIT, uplink: port == UPLINK });
+                        bridge.open(port, LIMIT);
                         map.retain(|_, known| known.0 != port);
                     }
                     Step::Pin(number, port) => {
@@ -679,7 +669,7 @@ mod tests {
                         }
                     }
                     Step::Learn(number, port) => {
-                        let result = bridge.learn(mac(number), port, now);
+                        let result = bridge.hears(mac(number), port, now);
                         let known = map.entry(number).or_insert((port, now, false));
                         prop_assert_eq!(result.is_err(), known.2 && known.0 != port);
                         let moves = port == UPLINK || now - known.1 >= HOLD;

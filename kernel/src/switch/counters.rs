@@ -1,7 +1,7 @@
 //! What a switch counts: every packet that came, and what became of it.
 
 use alloc::boxed::Box;
-use core::ops::Index;
+use core::ops::{AddAssign, Index};
 
 use crate::Pools;
 use crate::packet::Packet;
@@ -114,6 +114,13 @@ impl Traffic {
     pub const fn add(&mut self, packets: usize, bytes: usize) {
         self.packets += packets as u64;
         self.bytes += bytes as u64;
+    }
+}
+
+impl AddAssign for Traffic {
+    fn add_assign(&mut self, Self { packets, bytes }: Self) {
+        self.packets += packets;
+        self.bytes += bytes;
     }
 }
 

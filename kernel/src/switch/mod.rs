@@ -31,7 +31,7 @@ use crate::memory::Size;
 use crate::packet::{
     Addresses, Batch, ETHERNET_HEADER, Ethernet, Gso, MacAddress, Packet, Segments, VLAN_TAG,
 };
-use bridge::{Bridge, Forged, Learning, Station};
+use bridge::{Bridge, Forged, Station};
 use prepare::Underway;
 use vlan::InVlan;
 
@@ -143,10 +143,7 @@ impl Switch {
     fn add(&mut self, config: PortConfig) -> Result<PortId, JoinError> {
         let free = self.slots.iter().position(|slot| slot.state.is_none());
         let index = free.ok_or(JoinError::Ports)? as u16;
-        self.bridge.open(
-            index,
-            Learning { limit: config.addresses, uplink: config.kind == PortKind::Uplink },
-        );
+        self.bridge.open(index, config.addresses);
         if let Some(address) = config.address {
             self.bridge.pin(address, index).map_err(JoinError::Address)?;
         }
@@ -196,23 +193,25 @@ impl Switch {
         now: Instant,
     ) {
         let seconds = seconds(now);
+        let mut received = Traffic::default();
+        let Some(kind) = self.state_mut(from).map(|state| state.config.kind) else { return };
         while let Some(mut packet) = batch.pop_front() {
-            if let Some(state) = self.state_mut(from) {
-                state.counters.received.add(1, packet.len());
-                packet.meta.outside = match state.config.kind {
-                    PortKind::Guest => false,
-                    PortKind::Uplink => true,
-                    PortKind::Link(_) => packet.meta.outside,
-                };
-            }
-            let outside = packet.meta.outside;
-            match self.way(from, packet.headers(&pools.buffers), outside, seconds) {
+            received.add(1, packet.len());
+            packet.meta.outside = match kind {
+                PortKind::Guest => false,
+                PortKind::Uplink => true,
+                PortKind::Link(_) => packet.meta.outside,
+            };
+            match self.way(from, kind, &packet, pools, seconds) {
                 Ok((Way::To(port), frame)) => self.direct(port, from, frame, packet, pools, now),
                 Ok((Way::Flood(group), frame)) => {
-                    self.flood(from, group, frame, packet, pools, now);
+                    self.flood((from, kind), group, frame, packet, pools, now);
                 }
                 Err(reason) => self.refuse(from, reason, packet, pools, slow),
             }
+        }
+        if let Some(state) = self.state_mut(from) {
+            state.counters.received += received;
         }
     }
 
@@ -318,10 +317,12 @@ impl Switch {
     fn way(
         &mut self,
         from: u16,
-        headers: &[u8],
-        outside: bool,
+        kind: PortKind,
+        packet: &Packet,
+        pools: &Pools,
         now: u32,
     ) -> Result<(Way, Option<InVlan>), DropReason> {
+        let headers = packet.headers(&pools.buffers);
         let Addresses { destination, source } =
             Addresses::parse(headers).ok_or(DropReason::Runt)?;
         if !source.is_unicast() {
@@ -331,13 +332,11 @@ impl Switch {
         let frame = state.map(|state| state.config.classify(headers)).transpose()?;
         let vlan = frame.map_or(0, |frame| frame.vlan);
         let station = |address| Station { address, vlan };
-        let heard = match outside {
-            true => self.bridge.learn_outside(station(source), from, now),
-            false => self.bridge.learn(station(source), from, now),
-        };
+        let heard = self.bridge.learn(station(source), from, packet.meta.outside, now);
         // What comes by a link was looked at where it came from. There a guest's address may
         // be that of its port there.
-        if self.link(from).is_none() {
+        let link = kind.link().is_some();
+        if !link {
             heard.map_err(|Forged| DropReason::Forged)?;
         }
         if destination.is_multicast() {
@@ -348,9 +347,7 @@ impl Switch {
         }
         match self.bridge.lookup(station(destination), now) {
             Some(port) if port == from => Err(DropReason::SamePort),
-            Some(port) if self.link(from).is_some() && self.link(port).is_some() => {
-                Err(DropReason::SamePort)
-            }
+            Some(port) if link && self.is_link(port) => Err(DropReason::SamePort),
             Some(port) => Ok((Way::To(port), frame)),
             None => Ok((Way::Flood(None), frame)),
         }
@@ -380,7 +377,7 @@ impl Switch {
     /// it is, so that its header is changed once.
     fn flood(
         &mut self,
-        from: u16,
+        (from, kind): (u16, PortKind),
         group: Option<MacAddress>,
         mut frame: Option<InVlan>,
         mut packet: Box<Packet>,
@@ -388,7 +385,7 @@ impl Switch {
         now: Instant,
     ) {
         let (mut last, mut lonely) = (None, true);
-        let link = self.link(from);
+        let link = kind.link();
         let forms = frame.map_or([None; 2], |frame| frame.forms().map(Some));
         let rounds = if frame.is_some() { 2 } else { 1 };
         for form in forms.into_iter().take(rounds) {
@@ -546,12 +543,9 @@ impl Switch {
         }
     }
 
-    /// The vCPU that a port is a link to.
-    fn link(&self, index: u16) -> Option<Vcpu> {
-        match self.slots[usize::from(index)].state.as_ref()?.config.kind {
-            PortKind::Link(vcpu) => Some(vcpu),
-            PortKind::Guest | PortKind::Uplink => None,
-        }
+    fn is_link(&self, index: u16) -> bool {
+        let state = self.slots[usize::from(index)].state.as_ref();
+        state.is_some_and(|state| state.config.kind.link().is_some())
     }
 
     fn set_dirty(&mut self, index: u16) {

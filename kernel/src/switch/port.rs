@@ -63,7 +63,7 @@ pub struct PortConfig {
 impl PortConfig {
     /// Whether a frame for all ports that came by the link of a vCPU is for this one as well.
     pub(super) const fn is_reached(&self, vcpu: Vcpu) -> bool {
-        !matches!(self.kind, PortKind::Link(_)) && self.floods.contains(vcpu)
+        self.kind.link().is_none() && self.floods.contains(vcpu)
     }
 
     /// Whether the port takes a TCP segment that is still to be cut.
@@ -83,6 +83,16 @@ pub enum PortKind {
     /// The switch of the same name on another vCPU, which has ports of its own. What comes
     /// from there was looked at there, and goes to no third one.
     Link(Vcpu),
+}
+
+impl PortKind {
+    /// The vCPU that it is a link to.
+    pub(super) const fn link(self) -> Option<Vcpu> {
+        match self {
+            Self::Link(vcpu) => Some(vcpu),
+            Self::Guest | Self::Uplink => None,
+        }
+    }
 }
 
 /// The number of a vCPU, below [`Vcpus::MOST`].
