@@ -1,5 +1,6 @@
 //! The domain's voice: log lines to the PV console, without ever waiting for it.
 
+use alloc::boxed::Box;
 use core::fmt::{self, Write};
 
 use heapless::{Deque, String};
@@ -22,7 +23,8 @@ struct Sink {
     started: Instant,
     console: Console,
     port: EventPort,
-    backlog: Deque<u8, BACKLOG>,
+    /// On the heap, so that the image has no place for it.
+    backlog: Box<Deque<u8, BACKLOG>>,
     /// Bytes that found the backlog full.
     lost: u64,
 }
@@ -30,9 +32,9 @@ struct Sink {
 static SINK: Mutex<Option<Sink>> = Mutex::new(None);
 static LOGGER: Logger = Logger;
 
-/// Sends log lines to `console` from now on, each with the time since `started`.
+/// Sends log lines to `console` from now on, each with the time since `started`. Allocates.
 pub fn start(xen: Xen, started: Instant, console: Console, port: EventPort) {
-    *SINK.lock() = Some(Sink { xen, started, console, port, backlog: Deque::new(), lost: 0 });
+    *SINK.lock() = Some(Sink { xen, started, console, port, backlog: Box::default(), lost: 0 });
     // Fails only if a logger was set before, and there is but this one.
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(LevelFilter::Info);

@@ -79,7 +79,8 @@ fn few(case: &Case) -> bool {
 }
 
 fn by_size(all: &[Measured], way: Way, size: impl Fn(&Case) -> usize) -> Vec<(f64, f64)> {
-    let fits = |case: &Case| case.path == way && case.len == 60 && case.batch == 8;
+    let fits =
+        |case: &Case| case.path == way && case.len == 60 && case.batch == 8 && case.vcpus == 1;
     series(all, |case| (fits(case) && size(case) > 1).then(|| size(case)), |_| true)
 }
 
