@@ -160,12 +160,18 @@ impl Workbench {
         }
         self.ports.extend(self.processors.iter().enumerate().map(|(vcpu, of)| (of.ipi, vcpu)));
         self.settle();
-        let to = self.fronts[0].mac();
+        let to = self.fronts[self.on_the_wire()].mac();
         for number in 0..self.case.stations {
             self.card.inject(frames::plain(to, station(number), 60, 1));
             self.settle();
         }
         self.fronts.iter_mut().for_each(|front| front.received.clear());
+    }
+
+    /// The vif that stations talk to: with several vCPUs the second one, and with it the
+    /// second vCPU, where the NIC is not.
+    fn on_the_wire(&self) -> usize {
+        usize::from(self.case.vcpus > 1)
     }
 
     /// Turns until nothing moves any more; guests move as well, on their own time.
@@ -215,13 +221,12 @@ impl Workbench {
     /// Sends a batch, and has it arrive. Says how many packets did, and how long the domain
     /// worked for them.
     pub fn round(&mut self) -> (usize, Duration) {
-        let Case { path, len, batch, vifs, stations, vcpus, queues } = self.case;
+        let Case { path, len, batch, vifs, stations, queues, .. } = self.case;
         self.rounds += 1;
         self.spent = Duration::ZERO;
         let from = match path {
             Path::Pairs => self.rounds * 2 % (vifs - vifs % 2),
-            // The second vif, and with it the second vCPU, where the NIC is not.
-            Path::ToWire | Path::FromWire if vcpus > 1 => 1,
+            Path::ToWire | Path::FromWire => self.on_the_wire(),
             _ => 0,
         };
         for number in 0..batch {
