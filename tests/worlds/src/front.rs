@@ -258,6 +258,8 @@ struct Assembly {
     gso: Option<Segmentation>,
     slots: usize,
     failed: usize,
+    /// How many bytes the slot before has, if it did not fail.
+    last: Option<usize>,
     headroom: u16,
     hash: Option<ToldHash>,
     /// The first slot, while what follows is its extra info.
@@ -762,6 +764,9 @@ impl Front {
                 assert_eq!(usize::from(response.offset), headroom, "as the extra info says");
                 assert!(headroom + len <= PAGE_SIZE, "{len} bytes in a page (P-18)");
                 assert!(len > 0, "an empty slot");
+                let both = assembly.last.replace(len).map(|last| last + len);
+                let apart = both.is_none_or(|both| both > PAGE_SIZE - headroom);
+                assert!(apart, "{both:?} bytes in two pages (P-19)");
                 let mut before = vec![0; PAGE_SIZE.min(headroom + len + MARGIN)];
                 self.guest.page(lent.frame).read_bytes(0, &mut before);
                 let mut bytes = before.split_off(headroom);
@@ -773,6 +778,7 @@ impl Front {
             Err(_) => {
                 assert_eq!(response.status, Status::Error as i16);
                 assembly.failed += 1;
+                assembly.last = None;
             }
         }
         if !more {
